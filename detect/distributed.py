@@ -19,6 +19,7 @@ from detect.data.coco_reader import Progress
 from detect.data.shard_ids import ShardIds
 from detect.errors import CocoError, ConfigError, ImageError, MissingExtraError
 from detect.ops.exact_sums import FirstItems, Sums, add_up
+from detect.wording import plural
 
 RETRIES = 2  # of a shard that cannot be read
 FAN_IN = 8  # results that one task adds
@@ -231,7 +232,10 @@ def connect(
         raise ConfigError(f"--worker-memory {memory}: {error}") from None
     with cluster, Client(cluster) as client:
         limit = min((worker["memory_limit"] for worker in client.scheduler_info()["workers"].values()), default=0)
-        yield client, f"local Dask cluster: {number} workers of at most {limit / 1e9:.3g} GB{_dashboard(client)}"
+        yield (
+            client,
+            f"local Dask cluster: {plural(number, 'worker')} of at most {limit / 1e9:.3g} GB{_dashboard(client)}",
+        )
 
 
 def _dashboard(client: Any) -> str:

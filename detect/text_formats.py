@@ -33,6 +33,7 @@ def parse_yaml(text: str, error: Callable[[str], Exception]) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
+            _check_keys(node)
             if "*" in text:
                 _check_aliases(node, 4 * max(len(text), MAX_FILE_BYTES // 4))
             content = loader.construct_document(node)
@@ -81,6 +82,27 @@ def _has_nul(content: Any) -> bool:
         return "\0" in content
     parts = itertools.chain(*content.items()) if isinstance(content, dict) else content
     return isinstance(content, dict | list | set) and any(map(_has_nul, parts))
+
+
+def _check_keys(node: yaml.Node) -> None:
+    """Raise a YAMLError if a mapping has a key twice: readers would take the last without a word."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, yaml.ScalarNode) or id(inner) in seen:  # an alias may stand for what it is in
+            continue
+        seen.add(id(inner))
+        if not isinstance(inner, yaml.MappingNode):
+            waiting += inner.value
+            continue
+        names = set[tuple[str, str]]()
+        for key, value in inner.value:
+            waiting += (key, value)
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if (key.tag, key.value) in names:
+                    what = f"{key.value[:LONGEST_SHOWN]!r} is there twice"
+                    raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
+                names.add((key.tag, key.value))
 
 
 def _check_aliases(node: yaml.Node, most: int) -> None:
@@ -133,6 +155,22 @@ def parse_json(content: bytes | bytearray | str, **options: Any) -> Any:
         raise
     except ValueError:
         return json.loads(content, parse_int=whole_number, **options)
+
+
+def decode_json(content: bytes | bytearray | str, error: Callable[[str], Exception], **options: Any) -> Any:
+    """What :func:`parse_json` makes of JSON.
+
+    Raises:
+        error: it is not JSON; the message says where.
+    """
+    try:
+        return parse_json(content, **options)
+    except json.JSONDecodeError as refused:
+        raise error(f"not JSON (line {refused.lineno}, column {refused.colno}: {refused.msg})") from None
+    except UnicodeDecodeError as refused:
+        raise error(f"not text (byte {refused.start:,} is not {refused.encoding})") from None
+    except RecursionError:
+        raise error("nested too deeply") from None
 
 
 def whole_number(digits: str) -> int | float:

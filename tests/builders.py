@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from detect.anchors.anchor_readers import parse_anchors
-from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import GridAnchors
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances
-from detect.data import Annotations, CocoDataset, Finding, Images, read_coco
-from detect.data.resize import parse_resize
-from detect.errors import AnchorFileError, CocoError
+from detect.data import CocoDataset, Finding, read_coco
+from detect.errors import AnchorFileError
 from detect.ops.grid_matcher import LevelGrid
 from detect.samples import sample_annotations
 
@@ -60,23 +52,6 @@ def random_boxes(count: int, seed: int, *, side: float = 100.0) -> Tensor:
     corner = torch.rand(count, 2, generator=random) * side
     size = torch.rand(count, 2, generator=random) * side / 2 + 1
     return torch.cat([corner, corner + size], dim=1).round()
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operators for which a CPU would wait for an accelerator: their sizes or values depend on the data."""
-
-    NAMES = ("nonzero", "_local_scalar_dense", "masked_select", "equal", "unique2", "_unique2", "bincount")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        name = operator.name().partition("::")[2].partition(".")[0]
-        rows = arguments[1] if name in {"index", "index_put_", "index_put"} else ()
-        if name in self.NAMES or any(row is not None and row.dtype in (torch.bool, torch.uint8) for row in rows):
-            self.names.append(name)
-        return operator(*arguments, **(options or {}))
 
 
 def random_images(*shape: int) -> Tensor:
@@ -190,73 +165,6 @@ def findings_below(folder: Path, findings: Iterable[Finding]) -> list[str]:
     return [str(finding).replace(f"{folder}/", "").replace(str(folder), "") for finding in findings]
 
 
-MISSING = object()
-
-
-def coco_with_one_box() -> dict[str, Any]:
-    """One image with one box, nothing wrong."""
-    return {
-        "images": [{"id": 1, "width": 100, "height": 80, "file_name": "a.jpg"}],
-        "categories": [{"id": 1, "name": "cell"}],
-        "annotations": [{"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0, "area": 12}],
-    }
-
-
-def coco_with(kind: str, field: str | None, value: Any) -> dict[str, Any]:
-    """The same with one field of an entry, one entry, or (``kind`` at the top) one list replaced or left out."""
-    broken = coco_with_one_box()
-    parent, key = (broken, kind) if field is None else (broken[kind][0], field)
-    if field == "*":
-        parent, key = broken[kind], 0
-    if value is MISSING:
-        del parent[key]
-    else:
-        parent[key] = value
-    return broken
-
-
-def assert_one_box(dataset: CocoDataset) -> None:
-    assert (dataset.invalid, dataset.suspicious) == ((), ())
-    assert_array_equal(dataset.instances.ids, [7])
-    assert_array_equal(dataset.instances.boxes_xywh, [[1.0, 2.0, 3.0, 4.0]])
-
-
-def coco_error(*args: Any, **kwargs: Any) -> str:
-    with pytest.raises(CocoError) as caught:
-        read_coco(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert len(message) < 1000
-    return message
-
-
-def boxes_on_one_image(*boxes: dict[str, Any]) -> dict[str, Any]:
-    """A 100 x 80 image with these annotations, numbered from 1."""
-    return {
-        "images": [{"id": 4, "width": 100, "height": 80, "file_name": "a.jpg"}],
-        "categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "dust"}],
-        "annotations": [{"id": number, "image_id": 4, "category_id": 1, **box} for number, box in enumerate(boxes, 1)],
-    }
-
-
-def findings_in_words(findings: Iterable[Finding]) -> list[tuple[int | None, int | None, str]]:
-    return [(finding.annotation_id, finding.image_id, finding.reason) for finding in findings]
-
-
-ONE_BOX_TEXT = json.dumps(coco_with_one_box()).encode()
-
-
-def text_with(old: bytes, new: bytes) -> bytes:
-    """``ONE_BOX_TEXT`` with one part replaced."""
-    assert ONE_BOX_TEXT.count(old) == 1
-    return ONE_BOX_TEXT.replace(old, new)
-
-
-def name_of(value: Any) -> str | None:
-    """The name of a parametrized value in a test's id."""
-    return "missing" if value is MISSING else None
-
-
 # ---- training
 
 
@@ -292,107 +200,6 @@ def points_dataset(**changes: Any) -> dict[str, Any]:
         "annotations": annotations,
         **changes,
     }
-
-
-# ---- report
-
-GROWING_BOXES = [[10.0 + n, 20.0, 8.0 + 3 * n, 5.0 + 2 * n] for n in range(60)]
-TWO_LEVELS = AnchorSet.of([[(20, 20), (30, 60)], [(120, 90)]], strides=(8, 16))
-
-
-@dataclass
-class ParsedPage(HTMLParser):
-    """Tags, scripts and table cells of a page, by Python's own parser."""
-
-    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
-    scripts: list[str] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
-    in_cell: bool = False
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.in_cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self.in_cell = self.in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        if self.lasttag == "script":
-            self.scripts.append(data)
-        else:
-            self.text.append(data)
-        if self.in_cell:
-            self.rows[-1][-1] += data.strip()
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        return json.loads(self.scripts[0])
-
-    def ids(self) -> set[str | None]:
-        return {attributes["id"] for _, attributes in self.tags if "id" in attributes}
-
-
-def parse_page(page: str) -> ParsedPage:
-    parsed = ParsedPage()
-    parsed.feed(page)
-    parsed.scripts = [script for script in parsed.scripts if script.strip()]
-    return parsed
-
-
-def boxes_in_files(
-    boxes: list[list[float]], *, names: list[str] | None = None, files: list[str] | None = None
-) -> ResizedInstances:
-    """Boxes (x, y, width, height) with ids from 100, spread over categories and over images of 640 x 480 pixels."""
-    names, files = names or ["cell"], files or ["a.jpg"]
-    images = [{"id": n, "width": 640, "height": 480, "file_name": name} for n, name in enumerate(files)]
-    annotations = [
-        {"id": 100 + n, "image_id": n % len(files), "category_id": n % len(names), "bbox": box}
-        for n, box in enumerate(boxes)
-    ]
-    categories = [{"id": n, "name": name} for n, name in enumerate(names)]
-    dataset = read_coco({"images": images, "categories": categories, "annotations": annotations})
-    return ResizedInstances.of(dataset, parse_resize("none"))
-
-
-def many_boxes(count: int, num_categories: int = 3, num_images: int = 50) -> ResizedInstances:
-    """A large dataset of random boxes, made as columns."""
-    rng = np.random.default_rng(0)
-    wh = rng.integers(300, 640, (num_images, 2))
-    rows = np.sort(rng.integers(0, num_images, count))
-    size = np.minimum(np.exp(rng.normal(3.5, 1, (count, 2))), wh[rows])
-    boxes = np.concatenate([rng.random((count, 2)) * (wh[rows] - size), size], axis=1)
-    ids, crowd = np.arange(count), np.zeros(count, bool)
-    annotations = Annotations(ids, rows, rng.integers(0, num_categories, count), boxes, crowd, size.prod(axis=1))
-    images = Images(np.arange(num_images), wh, ("",) * num_images)
-    names = {n: f"category {n}" for n in range(num_categories)}
-    dataset = CocoDataset(images, annotations, names, (), (), ("a.json",))
-    return ResizedInstances.of(dataset, parse_resize("letterbox:640"))
-
-
-def page_figures(page: str) -> dict[str, Any]:
-    """The plotly figures of a page by name."""
-    (figures,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
-    return json.loads(figures)
-
-
-def packed_numbers(values: dict[str, str]) -> np.ndarray:
-    """An array as plotly packs it."""
-    return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
-
-
-def table_rows(markup: str) -> list[list[str]]:
-    """Cells of the rows of tables, without markup, those with titles included."""
-    markup = re.sub(r'</?(bdi|b)>|<span class="name">|<i style="[^"]*"></i>|</span>', "", markup)
-    rows = re.findall(r"<tr>(.*?)</tr>", markup, re.DOTALL)
-    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
 
 
 # ---- advice

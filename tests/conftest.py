@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,19 @@ def tiny(squares, tmp_path) -> Callable[..., TrainConfig]:
         return parse_config(with_overrides(fields, overrides))
 
     return config
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders called ``locked`` cannot be listed, also not by root."""
+    listed = os.scandir
+
+    def scandir(place: str) -> Any:
+        if str(place).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from detect.anchors.known import load_anchors
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics
 from detect.catalog.detectors import load_detector as load_known
 from detect.data import CocoDataset, read_coco, read_results
-from detect.data.coco_reader import parse_plainly, read_rows
+from detect.data.coco_reader import read_rows
 from detect.data.formats.point_tables import is_point_table
 from detect.data.image_names import name_hint, why_left_out
 from detect.data.images import open_image
@@ -240,7 +240,6 @@ CALLS: dict[str, Callable[[Files, As], Any]] = {
     "detect.anchors.anchor_set.SourceFile.of": lambda files, as_: SourceFile.of(as_(files / "fit.yaml")),
     "detect.anchors.known.load_anchors": lambda files, as_: load_anchors(as_(files.folder)),
     "detect.data.coco_dataset.read_coco": lambda _, as_: len(read_coco([as_(SAMPLE)]).instances),
-    "detect.data.coco_reader.parse_plainly": lambda files, as_: parse_plainly(bytearray(b"[1]"), as_(files / "a.json")),
     "detect.data.coco_reader.read_rows": lambda _, as_: len(read_rows(as_(SAMPLE)).images),
     "detect.data.formats.point_tables.is_point_table": lambda files, as_: is_point_table(as_(files / "anchors.yaml")),
     "detect.data.coco_results.read_results": lambda files, as_: read_results(

@@ -45,6 +45,13 @@ def test_an_integer_of_too_many_digits_in_yaml_is_an_error_with_its_line(number)
         parse_yaml(f"k: 9\nl: {number}", KeyError)
 
 
+@pytest.mark.parametrize("text", ["to: coco\nto: yolo", "a: [{b: 1,\n b: 2}]", "? a\n? a", "{1: x,\n 1: y}"])
+def test_a_key_that_is_there_twice_is_an_error_with_its_line(text):
+    with pytest.raises(KeyError, match=r"is there twice.* line 2"):
+        parse_yaml(text, KeyError)
+    assert parse_yaml("{a: 1, b: {a: 2}, 'c': {<<: {a: 3}, a: 4}, 1: 5, '1': 6}", KeyError)["c"] == {"a": 4}
+
+
 def test_plain_yaml_is_read_with_aliases_and_dates_as_they_are_written():
     assert parse_yaml("a: [1]", KeyError) == {"a": [1]}
     assert parse_yaml("", KeyError) is None

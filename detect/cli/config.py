@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from detect.cli.output import busy
+from detect.cli.terminal import CHECKED
 from detect.errors import ConfigError
 
 
@@ -81,7 +82,7 @@ def _checked(context: typer.Context, path: str | Path, field: str, value: Any) -
             raise typer.BadParameter("an empty text")
         parameter.process_value(context, given)
     except typer.BadParameter as error:
-        raise ConfigError(f"{path}: {field}: {error.message}") from None
+        raise ConfigError(f"{path}: {field}: {error.message.removeprefix(CHECKED)}") from None
     return parameter.name, given
 
 

@@ -32,15 +32,15 @@ def convert(
     `detect convert labels --images images --to coco -o coco` writes `coco/annotations.json`. Images are not copied: YOLO
     expects them in a folder `images` beside `labels`. Nothing is written if anything fails.
 
-    `--to parquet` turns COCO files of any size into a folder of columns in parts, with bounded memory: 12 GB of JSON in .67
+    `--to parquet` turns COCO files of any size into a folder of columns in parts, with bounded memory: 12 GB of JSON in .78
     GB on two cores. Every field of every entry is kept as it is, also of entries that cannot be used; `--to coco` makes the
-    same file of it again. Commands read such a folder about five times as fast as the JSON. Other formats, and COCO with an
-    option that changes or checks what is read, go through memory. It needs `pip install 'detect-heads[scale]'`.
+    same file of it again. Commands read such a folder three to five times as fast as the JSON. Other formats, and COCO with
+    an option that changes or checks what is read, go through memory. It needs `pip install 'detect-heads[scale]'`.
     """
     if "://" in str(output) or ":/" in str(output):
         raise ConfigError(f"{output}: write to a local folder, and copy it to the URL")
-    if _keeps_everything(to, dataset):
-        counts, lost = _convert_as_it_is(to, dataset.files, output)
+    if files := _kept_whole(to, dataset):
+        counts, lost = _convert_as_it_is(to, files, output)
 
         def text() -> None:
             show(f"written as {to}: {', '.join(f'{name} {number:,}' for name, number in counts.items())}")
@@ -53,19 +53,21 @@ def convert(
         _convert_in_memory(to, dataset, output, json)
 
 
-def _keeps_everything(to: str, dataset: DatasetFiles) -> bool:
-    """Whether files can be converted without reading them as a dataset: COCO to Parquet, and back."""
-    from detect.data.read_dataset import formats_of
+def _kept_whole(to: str, dataset: DatasetFiles) -> list[str]:
+    """The files, if they can be converted without reading them as a dataset: COCO to Parquet, or a Parquet dataset back."""
+    from detect.data.coco_dataset import paths_of
+    from detect.data.read_dataset import files_by_format
 
     if to not in ("parquet", "coco") or dataset.option:
-        return False
-    formats = formats_of(dataset.files)
-    return formats == {"coco"} if to == "parquet" else formats == {"parquet"} and len(dataset.files) == 1
+        return []
+    by_format, left_out = files_by_format(paths_of(dataset.files))
+    (kind, files), *others = by_format.items()
+    is_whole = kind == "coco" if to == "parquet" else kind == "parquet" and len(files) == 1
+    return files if is_whole and not others and not left_out else []
 
 
 def _convert_as_it_is(to: str, files: list[str], output: Path) -> tuple[dict[str, int], list[str]]:
     """Convert without a loss of entries; the counts of what was written, and what was not."""
-    from detect.data.coco_dataset import paths_of
     from detect.data.parquet_files import needed
 
     needed("pyarrow", str(output))
@@ -73,7 +75,7 @@ def _convert_as_it_is(to: str, files: list[str], output: Path) -> tuple[dict[str
         if to == "parquet":
             from detect.data.parquet_writer import write_parquet
 
-            made = write_parquet(paths_of(files), output, on_progress=on_progress)
+            made = write_parquet(files, output, on_progress=on_progress)
             parts, lost = made.parts, made.lost
         else:
             from detect.data.parquet_to_coco import write_coco

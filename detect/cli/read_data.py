@@ -26,6 +26,7 @@ from detect.data.dataset_counts import MAX_FINDINGS, DatasetCounts
 from detect.data.read_dataset import shards_of
 from detect.errors import ConfigError
 from detect.ops.exact_sums import FirstItems
+from detect.wording import plural
 
 if TYPE_CHECKING:
     from detect.anchors.assignment_sums import AssignmentSums
@@ -143,7 +144,8 @@ class ShardedData(AnyData):
 
     @property
     def findings(self) -> list[tuple[str, Finding]]:
-        return self.counts.findings if self.counts else []
+        bad = [("left out", Finding(name, None, None, reason)) for name, reason in sorted(self.shards.bad.items())]
+        return bad + (self.counts.findings if self.counts else [])
 
     def instances(self, rule: Any) -> None:
         """None: they stay in their shards."""
@@ -206,7 +208,7 @@ class ShardedData(AnyData):
             note(f"warning: left out: {name}: {reason}")
         if len(self.shards.bad) > MAX_TOLD:
             note(f"warning: left out: {len(self.shards.bad) - MAX_TOLD} more shards")
-        for kind, finding in self.findings if self.files.findings else ():
+        for kind, finding in self.counts.findings if self.counts and self.files.findings else ():
             note(f"{kind}: {finding}")
         if self.counts and max(len(self.counts.invalid), len(self.counts.suspicious)) > MAX_FINDINGS:
             note(f"note: of invalid and suspicious entries, {MAX_FINDINGS:,} of each kind can be listed")
@@ -238,7 +240,7 @@ class ShardedData(AnyData):
             sum(len(getattr(each.shards, what)) for each in (self, *self.others)) for what in ("bad", "names")
         )
         if bad:
-            note(f"{bad} of {names} shards were left out")
+            note(f"left out: {bad} of {plural(names, 'shard')}")
             raise typer.Exit(SHARDS_LEFT_OUT)
 
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -21,6 +21,9 @@ SILENCED = (  # messages and modules of warnings that a user can do nothing abou
     (".*LeafSpec", ""),  # how torch uses its own classes
     ("invalid escape sequence", ""),  # the style of a framework's configuration file
 )
+
+
+CHECKED = "Value error, "  # typer's own, before the message of a check
 
 
 class HeldOutput(io.StringIO):
@@ -116,3 +119,11 @@ class Commands(TyperGroup):
                 option = each.rstrip("=") or before
                 raise typer.BadParameter(f"an empty argument{f' for {option}' if option.startswith('-') else ''}")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command; what is wrong with an option is said without the name of the class of the error."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix(CHECKED)
+            raise

@@ -18,11 +18,10 @@ from jaxtyping import Int64, Shaped
 from msgspec import Raw
 from numpy import ndarray
 
+from detect.data.coco_checks import FIBONACCI
+
 FLUSH_BYTES = 96 * 2**20  # rows held before they are written
 _GROUP_BITS = 8  # images with the same id above these bits share a bucket, so that neighbours stay together
-_MULTIPLIER = np.uint64(
-    0x9E3779B97F4A7C15
-)  # 2**64 over the golden ratio (Fibonacci hashing): spreads rising numbers evenly
 
 
 def buckets_of_images(image_ids: Int64[ndarray, " n"], num_buckets: int) -> Int64[ndarray, " n"]:
@@ -32,7 +31,7 @@ def buckets_of_images(image_ids: Int64[ndarray, " n"], num_buckets: int) -> Int6
     array([0, 0, 1, 0])
     """
     groups = (image_ids >> _GROUP_BITS).astype(np.uint64)
-    return (((groups * _MULTIPLIER) >> np.uint64(32)) * np.uint64(num_buckets) >> np.uint64(32)).astype(np.int64)
+    return (((groups * FIBONACCI) >> np.uint64(32)) * np.uint64(num_buckets) >> np.uint64(32)).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -1,127 +1,23 @@
-"""Decoding a COCO file in blocks, with little memory.
-
-A block whose every entry has the right types is decoded at once. Any other block, and one with a box to take from an outline
-or a rotation to tell of, is read entry by entry (:mod:`detect.data.coco_tolerance`).
-"""
+"""A JSON list read in blocks of whole entries, with little memory: a block is cut where an entry ends, and decoded."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from itertools import islice
-from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, to_builtins
-from msgspec.structs import asdict
-
-from detect.data.coco_entries import Annotation, AnnotationEntries, Category, Image, Rows, entry_type
-from detect.data.coco_tolerance import TolerantReader
-from detect.text_formats import parse_json
 
 BLOCK_BYTES = 2**20  # a few thousand annotations: they stay in the processor's cache
 LONGEST_ANNOTATION_BYTES = 2**26  # of a part of a list without a place to cut
 MAX_ENDS = 4  # brackets tried as the end of the list, before brackets are counted
-_LIST = re.compile(rb'"annotations"\s*:\s*\[')
 _LIST_ENDS = re.compile(rb"\}\s*\]")
 TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[][{},]', re.DOTALL)  # a text, maybe without its end, or a bracket
 INVALID_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-# decoded in place of the annotations, with ids that no file has
-_STAND_IN = Annotation(image_id=-(2**61) - 1, category_id=-(2**61) - 3)
-_ATTRIBUTES = attrgetter("attributes")
-_ONLY_PYTHON = (b"NaN", b"Infinity", rb"\ud", rb"\uD")  # floats as Python writes them, halves of characters
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Part = TypeVar("Part")
-
-
-class CocoFile(Struct):
-    images: list[Image]
-    annotations: list[Annotation]
-    categories: list[Category] | None = None
-
-
-class _AnyAnnotation(Struct, gc=False):
-    """The fields of an annotation, whatever their types."""
-
-    image_id: Any = UNSET
-    category_id: Any = UNSET
-    bbox: Any = UNSET
-    id: Any = UNSET
-    iscrowd: Any = UNSET
-    area: Any = UNSET
-    keypoints: Any = UNSET
-    attributes: Any = UNSET
-    angle: Any = UNSET
-    rotation: Any = UNSET
-    segmentation: Raw = UNSET  # type: ignore[assignment]  # decoded only where the box is missing
-
-
-def read_in_blocks(
-    stream: BufferedIOBase, file: str, *, keypoints: bool, angles: bool = False, on_block: Callable[[], None]
-) -> Rows | None:
-    """Decode a file block by block from its unpacked bytes, with a call of ``on_block`` after each.
-
-    None if the file is not COCO, or not laid out as most are.
-    """
-    head, start = _up_to_annotations(stream, on_block)
-    columns = {"keypoints": keypoints, "angles": angles}
-    tolerant = TolerantReader(file, **columns)
-    blocks = ListBlocks(stream, start, _AnnotationDecoder(tolerant, columns).decode)
-    parts = []
-    while not blocks.ended:
-        if (part := blocks.next()) is None:
-            return None
-        parts.append(part)
-        on_block()
-    around = b"".join([head, msgspec.json.encode(_STAND_IN), b"]", blocks.rest, read_to_end(stream, on_block)])
-    return _with_the_rest(around.removeprefix(_BYTE_ORDER_MARK), AnnotationEntries.join(parts), tolerant)
-
-
-def _with_the_rest(around: bytes, annotations: AnnotationEntries, tolerant: TolerantReader) -> Rows | None:
-    """The rows of a file, given its text with a stand-in for the annotations."""
-    try:
-        content = msgspec.json.decode(around, type=CocoFile)
-        if content.annotations == [_STAND_IN]:
-            return tolerant.rows(content.images, annotations, content.categories or None)
-    except INVALID_JSON:
-        plain = _parse_plainly(around)
-        if isinstance(plain, dict) and plain.get("annotations") == [to_builtins(_STAND_IN)]:
-            images, categories = plain.get("images"), plain.get("categories")
-            if isinstance(images, list) and isinstance(categories, list | None):
-                return tolerant.rows(tolerant.images(images), annotations, tolerant.categories(categories))
-    return None
-
-
-def _parse_plainly(text: bytes | bytearray) -> Any:
-    """Decode JSON with Python's reader, which accepts NaN; None if it cannot."""
-    try:
-        return parse_json(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def read_to_end(stream: BufferedIOBase, on_block: Callable[[], None]) -> bytearray:
-    """The remaining bytes of a stream."""
-    content = bytearray()
-    while block := stream.read(BLOCK_BYTES):
-        content += block
-        on_block()
-    return content
-
-
-def _up_to_annotations(stream: BufferedIOBase, on_block: Callable[[], None]) -> tuple[bytearray, bytearray]:
-    """The bytes up to and including the opening bracket of the annotations, and the bytes read after it."""
-    head = bytearray()
-    while block := stream.read(BLOCK_BYTES):
-        searched = max(len(head) - 64, 0)  # the key may span two blocks
-        head += block
-        if found := _LIST.search(head, searched):
-            return head[: found.end()], head[found.end() :]
-        on_block()
-    return head, bytearray()
 
 
 class ListBlocks(Generic[Part]):
@@ -146,8 +42,10 @@ class ListBlocks(Generic[Part]):
 
     def next(self) -> Part | None:
         """The next entries; None if no entry's end is found."""
+        is_full = self._filled >= BLOCK_BYTES  # of what was read before the list
         while self._filled < LONGEST_ANNOTATION_BYTES:
-            at_end = not self._fill()
+            at_end = not (is_full or self._fill())
+            is_full = False
             for place, is_end in self._places():
                 if (part := self._try(place)) is not None:
                     self.ended = is_end
@@ -206,48 +104,3 @@ def _exact_place(buffer: bytearray, filled: int) -> list[tuple[int, bool]]:
             comma = token.start()
         depth += (sign in b"[{") - (sign in b"]}")
     return [(comma, False)] if comma else []
-
-
-class _AnnotationDecoder:
-    """Decodes annotations in a buffer at once, or entry by entry."""
-
-    def __init__(self, tolerant: TolerantReader, columns: Mapping[str, bool]) -> None:
-        self._tolerant = tolerant
-        self._columns = columns
-        of_entry: type[Any] = entry_type(**columns)
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[of_entry])  # type: ignore[valid-type]
-
-    def decode(self, buffer: bytearray, end: int) -> AnnotationEntries | None:
-        """Decode the bytes before the end."""
-        try:
-            with memoryview(buffer) as view:
-                entries = self._decoder.decode(view[:end])
-        except msgspec.ValidationError:
-            return self._one_by_one(buffer, end)
-        except INVALID_JSON:
-            return self._plainly(buffer, end)
-        part = AnnotationEntries.of(entries, **self._columns)
-        has_outlines = not part.has_box.all() and buffer.find(b'"segmentation"', 1, end) > 0
-        if has_outlines or any(entry.is_rotated for entry in filter(_ATTRIBUTES, entries)):
-            return self._one_by_one(buffer, end)
-        self._tolerant.skip(part)
-        return part
-
-    def _one_by_one(self, buffer: bytearray, end: int) -> AnnotationEntries | None:
-        """Decode entries whose fields have any types."""
-        try:
-            entries = msgspec.json.decode(bytes(buffer[:end]), type=list[_AnyAnnotation])
-        except INVALID_JSON as error:
-            return self._plainly(buffer, end, isinstance(error, msgspec.ValidationError))  # some are no objects
-        return self._tolerant.annotations([_fields_of(entry) for entry in entries])
-
-    def _plainly(self, buffer: bytearray, end: int, worthwhile: bool = False) -> AnnotationEntries | None:
-        """Decode with Python's reader, if anything that only it reads is in the bytes before the end."""
-        if not worthwhile and all(buffer.find(word, 1, end) < 0 for word in _ONLY_PYTHON):
-            return None
-        entries = _parse_plainly(buffer[:end])
-        return None if entries is None else self._tolerant.annotations(entries)
-
-
-def _fields_of(entry: _AnyAnnotation) -> dict[str, Any]:
-    return {name: value for name, value in asdict(entry).items() if value is not UNSET}

@@ -19,6 +19,7 @@ from detect.ops.box_arrays import ROWS_AT_ONCE, clip_boxes, row_blocks, xywh_to_
 Check = tuple[Bool[ndarray, " n"], Callable[[int], str]]  # whether each row fails, and the reason for a row that does
 Points = tuple[Float64[ndarray, "_ 3"], ...]
 ROUNDING_PX = 1e-6  # a box may exceed its image by this much through rounding; no real box is as thin
+TOLD_PX = 0.01  # by less, as fractions of six digits are rounded, a box is clipped without a word
 SLOTS_PER_VALUE, MOST_SLOT_BITS = 8, 24  # of hash tables of up to 64 MiB
 FIBONACCI = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: a product with it spreads equal steps evenly
 
@@ -158,13 +159,16 @@ def tidy(read: ReadAnnotations, images: Images) -> tuple[Annotations, list[Findi
     boxes_xywh, area = read.columns.boxes_xywh, read.columns.area
     partly = _reaching_out(read.columns, images)
     image_wh = images.wh[read.columns.image_rows[partly]]
+    boxes = xywh_to_xyxy(boxes_xywh[partly])
+    inside = clip_boxes(boxes, image_wh.astype(float))
     suspicious = []
-    for row, (image_w, image_h) in zip(partly.tolist(), image_wh.tolist(), strict=True):
+    for place in np.flatnonzero((np.abs(boxes - inside) > TOLD_PX).any(axis=1)).tolist():
+        row, (image_w, image_h) = int(partly[place]), image_wh[place].tolist()
         reason = f"bbox {_text(boxes_xywh[row])} reaches outside its {image_w}x{image_h} image: clipped"
         suspicious.append(read.finding(row, reason))
-    if suspicious:
+    if len(partly):
         boxes_xywh = boxes_xywh.copy()
-        boxes_xywh[partly] = xyxy_to_xywh(clip_boxes(xywh_to_xyxy(boxes_xywh[partly]), image_wh.astype(float)))
+        boxes_xywh[partly] = xyxy_to_xywh(inside)
     if not np.isfinite(area).all():
         area = np.where(np.isfinite(area), area, boxes_xywh[:, 2] * boxes_xywh[:, 3])
     if read.odd.strides != (0,):  # else all are the one None

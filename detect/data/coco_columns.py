@@ -16,7 +16,6 @@ from detect.errors import CocoError
 
 NO_ROW = -1
 UNIQUE = "ids must be unique over all files read together"
-UNSIZED = "it has no width and height: taken as the extent of its boxes"
 LARGEST_EXTENT_PX = 2**31
 
 
@@ -176,7 +175,10 @@ def merge_images(shards: list[Rows]) -> tuple[Images, list[Finding]]:
             suspicious.append(Finding(file, None, image.id, "it occurs more than once in the file: kept once"))
     order = np.delete(order, again)
     unsized = order[(wh[order] == UNKNOWN_PX).any(axis=1)].tolist()
-    suspicious += [Finding(shards[shard[row]].file, None, int(ids[row]), UNSIZED) for row in unsized]
+    for row in unsized:
+        missing = [name for name, side in zip(("width", "height"), entries.wh[row], strict=True) if side == UNKNOWN_PX]
+        reason = f"it has no {' and '.join(missing)}: taken as the extent of its boxes"
+        suspicious.append(Finding(shards[shard[row]].file, None, int(ids[row]), reason))
     own_names = list(map(entries.file_names.__getitem__, order.tolist()))
     file_names = tuple(name or "" for name in own_names)
     return Images(ids[order], wh[order], file_names), suspicious

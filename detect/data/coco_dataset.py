@@ -36,7 +36,7 @@ from detect.data.coco_entries import UNKNOWN_PX, BoxForm, Finding, Rows
 from detect.data.coco_forms import boxes_in_pixels, check_form, exchanged_points, suspect_form
 from detect.data.coco_reader import Progress, read_rows, rows_from_object
 from detect.data.exif import Exif
-from detect.data.parquet_files import is_parquet_dataset, is_url
+from detect.data.parquet_files import is_parquet_dataset, is_url, size_bytes
 from detect.errors import CocoError
 from detect.ops.exact_sums import FirstItems
 
@@ -303,8 +303,8 @@ def _read_shards(source: Any, columns: Mapping[str, bool], on_progress: Progress
 
 def coco_shards(files: Iterable[str], columns: Mapping[str, bool], on_progress: Progress | None) -> list[Rows]:
     """Read COCO files one by one; ``columns`` says whether keypoints and angles are read. Progress is in bytes of all."""
-    paths = list(map(Path, files))
-    sizes = [_size_bytes(path) for path in paths]
+    paths = list(files)
+    sizes = list(map(size_bytes, paths))
     shards = []
     for number, path in enumerate(paths):
 
@@ -314,13 +314,6 @@ def coco_shards(files: Iterable[str], columns: Mapping[str, bool], on_progress: 
 
         shards.append(read_rows(path, on_progress=in_total, **columns))
     return shards
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # reading it will raise the error
 
 
 def paths_of(source: Any) -> list[str]:

@@ -26,11 +26,10 @@ from detect.data.coco_entries import (
     OrientedAnnotation,
 )
 from detect.data.coco_outlines import outline_box
-from detect.text_formats import parse_json
+from detect.text_formats import LONGEST_SHOWN, parse_json
 
 LARGEST = 2**62  # fits a column of 64 bits
 LABELS_FROM = 2**52  # ids of labels lie from here to 2**53: integers that JSON readers and floats keep exactly
-LONGEST_SHOWN = 40  # characters of a value in a message
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d{0,39}))(?:\.0*)?", re.ASCII)  # not 007, which is another text than 7
 _MISSING = object()
 _PLAIN_TYPES = {int, float, str, bool, type(None), object}

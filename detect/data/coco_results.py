@@ -16,9 +16,9 @@ from detect.data.coco_columns import NO_ROW, rows_of_ids
 from detect.data.coco_dataset import CocoDataset
 from detect.data.coco_entries import NO_BOX, Finding, KeypointAnnotation, column, points_of
 from detect.data.coco_fields import Fields
-from detect.data.coco_reader import parse_plainly
 from detect.data.coco_tolerance import read_entries
 from detect.errors import CocoError
+from detect.text_formats import decode_json
 
 UNUSABLE_BOX = "no bbox of four finite numbers without a negative size"
 EXPECTED = 'expected COCO results: a list of {"image_id", "category_id", "score", and "keypoints" or "bbox"}'
@@ -114,7 +114,7 @@ def _entries(path: str | Path) -> tuple[list[_Result], Int64[ndarray, " n"], lis
         return entries, np.arange(len(entries)), []
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass  # find the wrong entries
-    content: Any = parse_plainly(bytearray(data), path, EXPECTED)
+    content: Any = decode_json(data, lambda reason: CocoError(f"{path}: {reason}: {EXPECTED}"))
     if not isinstance(content, list):
         what = "a dataset, not results" if isinstance(content, dict) and "annotations" in content else "no list"
         raise CocoError(f"{path}: {what}: {EXPECTED}")

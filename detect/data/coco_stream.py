@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from gzip import BadGzipFile, GzipFile
 from io import BufferedIOBase
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from detect.data.coco_blocks import BLOCK_BYTES, INVALID_JSON, TOKEN, ListBlocks
+from detect.data import coco_blocks
+from detect.data.coco_blocks import INVALID_JSON, TOKEN, ListBlocks
 from detect.errors import CocoError
+from detect.files import open_regular
 from detect.text_formats import parse_json
 
 MAX_VALUE_BYTES = 2**26  # of info, licences and categories, which are kept in memory
@@ -47,7 +48,11 @@ def open_json(name: str) -> Iterator[tuple[BufferedIOBase, Callable[[], int]]]:
         CocoError: it cannot be opened or read to its end.
     """
     try:
-        with Path(name).open("rb") as file:
+        opened = open_regular(name)
+    except OSError as error:
+        raise CocoError(f"{name}: {error.strerror or error}") from None
+    try:
+        with opened as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream: BufferedIOBase = GzipFile(fileobj=file) if packed else file
@@ -175,7 +180,7 @@ class _TopLevel:
                 return bytes(self._buffer[:1])
 
     def _fill(self) -> int:
-        block = self._stream.read(BLOCK_BYTES)
+        block = self._stream.read(coco_blocks.BLOCK_BYTES)
         self._buffer += block
         self._on_block()
         return len(block)

@@ -77,10 +77,10 @@ class TolerantReader:
         is_finite = all(number is None or math.isfinite(number) for number in (found.area, *found.angles_deg))
         return found if is_finite and found.bbox is not None and not found.is_rotated else None
 
-    def images(self, entries: Iterable[Any]) -> list[Image]:
-        """The usable images."""
+    def images(self, entries: Iterable[Any], *, start: int = 0) -> list[Image]:
+        """The usable images, the first being the entry ``start`` of the file's list."""
         usable = []
-        for _, image, odd in read_entries(entries, "image", Fields.image, self._file, self._faults):
+        for _, image, odd in read_entries(entries, "image", Fields.image, self._file, self._faults, start=start):
             usable.append(image)
             if odd:
                 self._suspicious.append(Finding(self._file, None, image.id, odd))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,8 @@ class DatasetCounts(Sums):
             count_values(dataset.instances.category_ids),
             len(dataset.crowd),
             Names(dataset.categories),
-            _first(dataset.invalid),
-            _first(dataset.suspicious),
+            FirstFindings.of(dataset.invalid, most=MAX_FINDINGS),
+            FirstFindings.of(dataset.suspicious, most=MAX_FINDINGS),
             FirstItems.of(dataset.files, most=MAX_FINDINGS),
         )
 
@@ -96,7 +96,3 @@ class DatasetCounts(Sums):
     def findings(self) -> list[tuple[str, Finding]]:
         """The findings that are kept, with their kind."""
         return [("invalid", each) for each in self.invalid] + [("suspicious", each) for each in self.suspicious]
-
-
-def _first(findings: Sequence[Finding] | Iterable[Finding]) -> FirstItems[Finding]:
-    return FirstFindings.of(findings, most=MAX_FINDINGS)

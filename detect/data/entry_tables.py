@@ -23,13 +23,13 @@ from numpy import ndarray
 from detect.data.buckets import RowBlock
 from detect.data.coco_blocks import INVALID_JSON
 from detect.data.coco_fields import Fields
+from detect.data.coco_reader import ONLY_PYTHON
 from detect.data.coco_stream import compact_json
 from detect.data.entry_columns import EntryKind, field_values, needs_reading, typed_columns
 from detect.errors import CocoError
 from detect.text_formats import parse_json, whole_number
 
 MAX_FIELDS = 100  # more are kept as the text of the whole entry
-_ONLY_PYTHON = (b"NaN", b"Infinity", b"\\ud", b"\\uD")  # what Python's reader accepts beyond JSON
 _SEPARATOR = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 
 
@@ -182,7 +182,7 @@ def _compact_list(text: memoryview) -> tuple[bytes, list[bytes] | None] | None:
         compact = msgspec.json.format(text, indent=-1)
     except INVALID_JSON:
         plain = bytes(text)
-        if not any(word in plain for word in _ONLY_PYTHON):
+        if not any(word in plain for word in ONLY_PYTHON):
             return None
         try:
             content = plain.decode()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from detect.data.coco_entries import Finding
 from detect.errors import CocoError
+from detect.files import is_file, is_folder
 
 NAMES_OF_FORMATS = "avif bmp dib gif jfif jp2 jpe jpeg jpg mpo pbm pgm png pnm ppm tga tif tiff webp"
 SUFFIXES = frozenset(f".{name}" for name in NAMES_OF_FORMATS.split())
@@ -18,10 +23,13 @@ class ImageFolder:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        if not os.path.isdir(root):  # noqa: PTH112
+        if not is_folder(root):
             raise CocoError(f"{root}: not a folder of images")
+        found = files_below(root, is_image)
+        self.left_out = found.left_out
         self._by_stem: dict[str, list[str]] = {}  # by path without suffix, below the folder
-        for name in image_names(root):
+        for file in found.files:
+            name = in_utf8(file[len(root) :].replace(os.sep, "/").lstrip("/"))
             self._by_stem.setdefault(without_suffix(name), []).append(name)
         self._by_base: dict[str, list[str]] | None = None
 
@@ -76,12 +84,12 @@ def name_hint(folder: str | Path, name: str) -> str:
     folder = Path(folder)
     is_below = bool(name) and not name.startswith("/") and ".." not in name
     for other in (*list(folder.parents)[:3], *_folders_in(folder)) if is_below else ():
-        if os.path.isfile(other / name):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        if is_file(other / name):
             return f": the file exists as {other / name}: set data.images={other} (--images {other})"
     parts = (name.partition("://")[2] or name.replace("\\", "/")).rpartition("../")[2].split("/")
     for start in range(len(parts)):
         tail = "/".join(parts[start:]).lstrip("/")
-        if tail != name and os.path.isfile(folder / tail):  # noqa: PTH113
+        if tail != name and is_file(folder / tail):
             return f": the file exists as {folder / tail}: write {tail!r} in the annotations"
     return ": file names are paths of files, not URLs: download the images" if "://" in name else ""
 
@@ -100,56 +108,90 @@ def in_utf8(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def walk_links(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """The path of each folder below a folder, the names of its files, and those of folders left out; links are followed.
+def walk_links(root: str) -> Iterator[tuple[str, list[str] | None]]:
+    """The path of each folder below a folder, and the sorted names of its files; links are followed, hidden names are not.
 
-    Left out are folders that cannot be listed, and links to a folder that was walked already: :func:`why_left_out`.
+    A folder that is left out has None in place of names: it cannot be listed, or is a link to one that was walked already
+    (:func:`why_left_out`). Hidden are names that begin with a dot, which tools give to their own copies and notes.
 
     Raises:
         OSError: the first folder cannot be listed.
     """
-    seen = {os.path.realpath(root)}
-    waiting = [root]
-    while waiting:
-        where = waiting.pop()
-        files, inner, left_out = [], [], []
-        with os.scandir(where) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if not entry.is_dir(follow_symlinks=False) and not (entry.is_symlink() and os.path.isdir(entry.path)):  # noqa: PTH112 - a loop of links is no folder
-                    files.append(entry.name)
-                elif (real := os.path.realpath(entry.path)) in seen or not _can_list(entry.path):
-                    left_out.append(entry.name)
-                else:
-                    seen.add(real)
-                    inner.append(entry.path)
-        waiting += reversed(inner)
-        yield where, files, left_out
+    seen: set[str] = set()
+    folders, links = deque([root]), deque[str]()  # links wait, so that a folder is walked by its own name
+    while folders or links:
+        where = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(where)
+        try:
+            entries = None if real in seen else sorted(os.scandir(where), key=lambda entry: entry.name)
+        except OSError:
+            if where == root:
+                raise
+            entries = None
+        if entries is None:
+            yield where, None
+            continue
+        seen.add(real)
+        names = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif entry.is_symlink() and is_folder(entry.path):
+                links.append(entry.path)
+            else:
+                names.append(entry.name)
+        yield where, names
 
 
-def _can_list(folder: str) -> bool:
-    try:
-        os.scandir(folder).close()
-    except OSError:
-        return False
-    return True
-
-
-def why_left_out(folder: str | Path) -> str:
-    """Why :func:`walk_links` leaves a folder out; nothing for a folder that it does not."""
+def _why_unlisted(folder: str | Path) -> str:
     try:
         os.scandir(folder).close()
     except OSError as error:
         return f"a folder that cannot be read: {error.strerror or error}"
-    return "a link to a folder that was read already" if os.path.islink(folder) else ""  # noqa: PTH114
+    return ""
 
 
-def image_names(root: str, *, inner: bool = True) -> list[str]:
-    """The paths of the image files in a folder, and below it with ``inner``, with slashes, sorted."""
-    names = []
-    for where, folders, files in os.walk(root):
-        if not inner:
-            folders.clear()
-        below = os.path.relpath(where, root).replace(os.sep, "/")
-        prefix = "" if below == "." else f"{below}/"
-        names += [in_utf8(prefix + file) for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH122
-    return sorted(names)
+def why_left_out(folder: str | Path) -> str:
+    """Why :func:`walk_links` leaves a folder out; nothing for a folder that it does not."""
+    is_link = os.path.islink(folder)  # noqa: PTH114
+    return _why_unlisted(folder) or ("a link to a folder that was read already" if is_link else "")
+
+
+@dataclass(frozen=True)
+class FilesBelow:
+    """The paths of files below a folder, sorted, and the folders in it that cannot be listed."""
+
+    files: list[str]
+    left_out: list[Finding]
+
+
+def files_below(root: str, is_wanted: Callable[[str, str], bool]) -> FilesBelow:
+    """The files below a folder that are wanted, given a folder's path and a file's name in it, as :func:`walk_links`.
+
+    Raises:
+        CocoError: the folder itself cannot be listed.
+    """
+    files, left_out = [], []
+    try:
+        for where, names in walk_links(root):
+            files += [f"{where}{os.sep}{name}" for name in names or () if is_wanted(where, name)]
+            if names is None and (reason := _why_unlisted(where)):
+                left_out.append(Finding(where, None, None, reason))
+    except OSError as error:
+        raise CocoError(f"{root}: {error.strerror or error}") from None
+    return FilesBelow(sorted(files), left_out)
+
+
+def is_image(_: str, name: str) -> bool:
+    """Whether a file in a folder is named as an image."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - many names
+
+
+def image_names(root: str) -> list[str]:
+    """The names of the image files in a folder, sorted; none if it cannot be listed."""
+    with suppress(OSError):
+        names = (path.name for path in Path(root).iterdir())
+        return sorted(in_utf8(name) for name in names if is_image(root, name) and not name.startswith("."))
+    return []

@@ -19,7 +19,7 @@ from detect.data.exif import NO_TURN, Exif, fits_upright, orientation_of, stored
 from detect.data.formats.label_rows import LabelRows
 from detect.data.image_names import ImageFolder
 from detect.errors import CocoError
-from detect.files import open_regular
+from detect.files import is_file, open_regular
 
 NUM_THREADS = 8  # they wait for a slow disk
 PER_CALL = 256  # files: with fewer, threads wait for each other on a fast disk
@@ -90,7 +90,7 @@ def read_headers(files: Sequence[str], *, on_progress: Progress | None = None) -
     reasons: dict[int, str] = {}
     starts = range(0, len(files), PER_CALL)
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        parts = threads.map(_headers_or_reasons, [files[start : start + PER_CALL] for start in starts])
+        parts = threads.map(lambda start: list(map(_header_or_reason, files[start : start + PER_CALL])), starts)
         for start, part in zip(starts, parts, strict=True):
             for row, found in enumerate(part, start):
                 if isinstance(found, str):
@@ -102,10 +102,6 @@ def read_headers(files: Sequence[str], *, on_progress: Progress | None = None) -
             if on_progress:
                 on_progress("reading image headers", start + len(part), len(files))
     return Headers(sizes, orientations, reasons)
-
-
-def _headers_or_reasons(files: Sequence[str]) -> list[Header | str]:
-    return list(map(_header_or_reason, files))
 
 
 def _header_or_reason(file: str) -> Header | str:
@@ -205,7 +201,7 @@ def _find_images(rows: LabelRows, folder: ImageFolder | None) -> None:
         known = image.width and image.height
         places = () if known else [os.path.normpath(f"{beside or '.'}/{place}") for place in USUAL_PLACES]
         base = name.rpartition("/")[2]
-        hits = ((place, each) for each in (name, base) for place in places if os.path.isfile(f"{place}/{each}"))  # noqa: PTH113
+        hits = ((place, each) for each in (name, base) for place in places if is_file(f"{place}/{each}"))
         place, image.file_name = next(hits, (folder.root if folder else beside or ".", name))
         folders.append(place)
     rows.folders = folders

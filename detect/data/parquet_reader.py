@@ -26,11 +26,12 @@ from detect.data.coco_entries import (
     ImageEntries,
     Rows,
 )
-from detect.data.coco_reader import Progress, parse_plainly
+from detect.data.coco_reader import Progress
 from detect.data.coco_tolerance import TolerantReader
 from detect.data.entry_columns import ANNOTATIONS, BOX, IMAGES, EntryKind
 from detect.data.parquet_files import DESCRIPTION, Part, is_url, open_file, parquet_parts, read_description
 from detect.errors import CocoError
+from detect.text_formats import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,8 +163,7 @@ def _odd_entries(path: str, odd: Any) -> list[Any]:
 
 def _parsed(text: str | bytes | None, file: str) -> Any:
     """A value that was JSON when it was written to the file."""
-    content = text if isinstance(text, bytes) else (text or "").encode()
-    return parse_plainly(bytearray(content), file, "a damaged Parquet dataset")
+    return decode_json(text or "", lambda reason: CocoError(f"{file}: {reason}: a damaged Parquet dataset"))
 
 
 def _plain_annotations(table: pa.Table, *, keypoints: bool, angles: bool) -> AnnotationEntries:

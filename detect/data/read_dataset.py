@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,13 +22,14 @@ from detect.data.formats.label_studio import read_label_studio
 from detect.data.formats.label_text import folder_of
 from detect.data.formats.labelme import read_labelme
 from detect.data.formats.point_tables import PointTable, read_point_tables, read_points
-from detect.data.formats.recognise import format_of, labels_in
+from detect.data.formats.recognise import NAMES, format_of, labels_in
 from detect.data.formats.voc import read_voc
 from detect.data.formats.yolo import read_yolo
 from detect.data.formats.yolo_files import YoloFiles, files_of_labels, files_of_list, files_of_yaml
-from detect.data.image_sizes import fill_sizes, undecided_warning
+from detect.data.image_sizes import FilledSizes, fill_sizes, undecided_warning
 from detect.data.parquet_files import is_parquet_dataset, needed, parquet_parts
 from detect.errors import CocoError
+from detect.files import exists, is_file, is_folder
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -91,7 +91,8 @@ def read_dataset(
     paths = paths_of(source)
     shards: list[Rows] = []
     inputs = paths if len(paths) <= MAX_INPUTS else [folder_of(paths)]
-    for kind, files in _by_format(paths).items():
+    by_format, left_out = files_by_format(paths)
+    for kind, files in by_format.items():
         if kind in ("coco", "parquet"):
             shards += [replace(rows, form=bbox) for rows in _with_ids(kind, files, columns, on_progress)]
         elif kind == "cvat":
@@ -103,17 +104,15 @@ def read_dataset(
             shards += [read_yolo(each, keypoints=keypoints, on_progress=on_progress) for each in found]
             labels = [folder_of(list(filter(None, each.labels))) for each in found if kind != "yolo"]
             inputs += [each for each in labels if not any(Path(each).is_relative_to(given) for given in inputs)]
+    _require_form(bbox, by_format)
+    shards[0].faults.extend(left_out)
     filled = fill_sizes(shards, folder, exif=exif, on_progress=on_progress)
     _share_ids(shards)
     dataset = _with_places(dataset_of([*shards, *_listing(categories, columns)], keypoints=keypoints), shards)
-    warnings = dataset.warnings
-    if filled.turned and exif == "auto":
-        names = [each.file_name or "" for each in filled.turned]
-        warnings = (*warnings, undecided_warning(names, upright=filled.upright))
     dataset = replace(
         dataset,
         files=tuple(map(_without_split, inputs)),
-        warnings=warnings,
+        warnings=(*dataset.warnings, *_undecided(filled, exif)),
         exif=exif,
         turned=tuple(each.id for each in filled.turned),
     )
@@ -137,21 +136,12 @@ def shards_of(source: Any) -> list[str]:
         CocoError: a file is missing or of another format.
     """
     shards: list[str] = []
-    for kind, files in _by_format(paths_of(source)).items():
+    for kind, files in _all_by_format(source).items():
         if kind not in ("coco", "parquet"):
-            raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {kind}")
+            raise CocoError(f"{files[0]}: shards are COCO JSON files or parts of a Parquet dataset, not {NAMES[kind]}")
         for file in files:
             shards += [part.annotations_file for part in parquet_parts(file)] if kind == "parquet" else [file]
     return shards
-
-
-def formats_of(source: Any) -> set[str]:
-    """The formats of files, folders and patterns, as :func:`read_dataset` takes them: ``coco``, ``parquet``, ``yolo``...
-
-    Raises:
-        CocoError: a file is missing, or of no format that is understood.
-    """
-    return set(_by_format(paths_of(source)))
 
 
 def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable:
@@ -160,29 +150,44 @@ def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable
     Raises:
         CocoError: a file is missing, or no table of points, or tables differ in their number of axes.
     """
-    found = _by_format(paths_of(source))
+    found = _all_by_format(source)
     other = [file for kind, files in found.items() if kind != "points" for file in files]
     if other:
         raise CocoError(f"{other[0]}: no table of points (a CSV with columns x, y[, z])")
     return read_points(found["points"], pixel_origin=pixel_origin)
 
 
-def _by_format(paths: Iterable[str]) -> dict[str, list[str]]:
-    """The files given, and those in the folders given, by format."""
+def _all_by_format(source: Any) -> dict[str, list[str]]:
+    """Files by format; CocoError if something is left out of a folder."""
+    found, left_out = files_by_format(paths_of(source))
+    if left_out:
+        raise CocoError(f"{left_out[0]}: give the files by a pattern")
+    return found
+
+
+def files_by_format(sources: Iterable[str]) -> tuple[dict[str, list[str]], list[Finding]]:
+    """Files, and those in folders, by format: ``coco``, ``parquet``, ``yolo`` and others; and what folders leave out.
+
+    Raises:
+        CocoError: a file is missing, or of no format that is understood.
+    """
     found: dict[str, list[str]] = {}
-    for file in paths:
+    left_out: list[Finding] = []
+    for file in sources:
         if is_parquet_dataset(file):
             kind, files = "parquet", [file]
-        elif os.path.isdir(file):  # noqa: PTH112 - unlike Path's, these take names that are too long
-            kind, files = labels_in(file)
-        elif _SPLIT.fullmatch(file) and not os.path.exists(file):  # noqa: PTH110
+        elif is_folder(file):
+            labels = labels_in(file)
+            kind, files = labels.format, labels.files
+            left_out += labels.left_out
+        elif _SPLIT.fullmatch(file) and not exists(file):
             kind, files = "yolo-yaml", [file]
-        elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113
+        elif exists(file) and not is_file(file):
             kind, files = "coco", [file]  # a pipe, which its reader refuses
         else:
             kind, files = format_of(file), [file]
         found.setdefault(kind, []).extend(files)
-    return found
+    return found, left_out
 
 
 def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles]:
@@ -195,6 +200,18 @@ def _yolo(kind: str, files: Sequence[str], images: str | None) -> list[YoloFiles
         (found.group(1), found.group(2)) if found else (file, None) for found, file in zip(split, files, strict=True)
     ]
     return [files_of_yaml(file, name, images=images) for file, name in parts]
+
+
+def _require_form(bbox: BoxForm, by_format: Mapping[str, Sequence[str]]) -> None:
+    """Raise CocoError for another form of boxes if no file is COCO's: all others have one form alone."""
+    if bbox != "xywh" and not {"coco", "parquet"} & by_format.keys():
+        kind, files = next(iter(by_format.items()))
+        raise CocoError(f"{files[0]}: the form of boxes (bbox={bbox}) is for COCO: {NAMES[kind]} has one form")
+
+
+def _undecided(filled: FilledSizes, exif: Exif) -> Iterable[str]:
+    names = [each.file_name or "" for each in filled.turned]
+    return (undecided_warning(names, upright=filled.upright),) if names and exif == "auto" else ()
 
 
 def _with_ids(
@@ -211,7 +228,7 @@ def _with_ids(
 
 def _without_split(file: str) -> str:
     found = _SPLIT.fullmatch(file)
-    return found.group(1) if found and not os.path.exists(file) else file  # noqa: PTH110
+    return found.group(1) if found and not exists(file) else file
 
 
 def _listing(categories: Mapping[int, str] | None, columns: Mapping[str, bool]) -> list[Rows]:

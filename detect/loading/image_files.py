@@ -127,8 +127,8 @@ def _files_of(path: Path) -> list[Path]:
         walked = list(walk_links(str(path)))
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from None
-    names = [Path(where, name) for where, files, _ in walked for name in files]
-    left_out = [Path(where, name) for where, _, folders in walked for name in folders]
+    names = [Path(where, name) for where, files in walked for name in files or ()]
+    left_out = [Path(where) for where, files in walked if files is None]
     images = sorted([*(file for file in names if file.suffix.lower() in known), *left_out])
     if not images:
         raise ImageError(f"{path}: no image in this folder")

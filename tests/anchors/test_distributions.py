@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from builders import boxes_in_files, instances_of, many_boxes
+from builders import instances_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from pages import boxes_in_files, many_boxes
 
 from detect.anchors.distributions import ShapeCells, boxes_per_image, center_counts, size_histogram
 

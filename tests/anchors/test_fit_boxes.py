@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import coco_content, instances_of, many_boxes, read_shards, sharded
+from builders import coco_content, instances_of, read_shards, sharded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from pages import many_boxes
 
 from detect import fit_anchors, fit_levels, instance_weights
 from detect.anchors import fit_boxes

@@ -9,7 +9,8 @@ from typing import get_args
 
 import msgspec
 import pytest
-from builders import label_folder
+from builders import label_folder, written
+from coco_files import coco_with_one_box
 
 from detect.cli.convert_labels import LabelFormat
 from detect.data import read_coco
@@ -68,6 +69,26 @@ def test_coco_becomes_parquet_and_the_same_file_again(detect, tmp_path):
     assert run.json == {"format": "coco", "parts": 1, "images": 364, "annotations": 4888, "lost": []}
     text = msgspec.json.format(BCCD.read_bytes(), indent=-1)
     assert (tmp_path / "back" / "annotations.json").read_bytes() == text
+
+
+def test_a_folder_and_a_pattern_become_parquet_and_coco_as_their_files(detect, tmp_path):
+    content = label_folder(tmp_path / "in", {"a.json": json.dumps(coco_with_one_box())})
+    for source, made in ((content, "one"), (f"{content}/*.json", "two")):
+        assert (
+            detect(*to("parquet", source, tmp_path / made)).out
+            == "written as parquet: parts 1, images 1, annotations 1\n"
+        )
+    assert detect(*to("coco", tmp_path / "on*", tmp_path / "back")).code == 0
+    assert json.loads((tmp_path / "back" / "annotations.json").read_text()) == coco_with_one_box()
+    (content / "b.json").write_text("")
+    run = detect(*to("parquet", content, tmp_path / "three"))
+    assert "b.json: is empty: no label file" in run.out
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo", "voc", "parquet"])
+def test_a_dataset_without_images_is_written(detect, tmp_path, kind):
+    path = written(tmp_path / "a.json", {"images": [], "annotations": [], "categories": []})
+    assert detect(*to(kind, path, tmp_path / "out")).code == 0
 
 
 @pytest.mark.parametrize("command", [("anchors", "fit"), ("advise", "--for", "yolo11")])

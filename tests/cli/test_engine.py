@@ -77,7 +77,7 @@ def test_advice_of_bad_shards_ends_or_counts_them_out(detect, files, on_dask, tm
     assert run.code == 3
     assert {each["shard"] for each in run.json["left_out_shards"]} == {str(files[0]), str(alien)}
     assert {**run.json, "left_out_shards": None} == {**wanted, "left_out_shards": None}
-    assert "2 of 5 shards were left out" in run.err
+    assert "left out: 2 of 5 shards" in run.err
 
 
 def test_advice_on_shards_has_no_model_and_no_pictures(detect, files, on_dask, tmp_path):
@@ -101,19 +101,34 @@ def test_what_is_printed_and_written_is_the_same_but_for_the_page(detect, files,
     assert all(str(file) in other for file in files)
 
 
-def test_bad_shards_end_the_command_or_are_counted_out(detect, files, on_dask):
+def test_bad_shards_end_the_command_or_are_counted_out(detect, files, on_dask, tmp_path):
     wanted = detect("anchors", "fit", *files[1:], "-k", 2, "--json").json
     files[0].write_text('{"images": [')
     run = detect("anchors", "fit", *files, "-k", 2, "--json", *on_dask)
     assert run.code == 2
     assert run.err.splitlines()[-1].startswith(f"detect: {files[0]}: ")
-    run = detect("anchors", "fit", *files, "-k", 2, "--json", *on_dask, "--bad-shards", "skip")
+    run = detect(
+        "anchors",
+        "fit",
+        *files,
+        "-k",
+        2,
+        "--json",
+        *on_dask,
+        "--bad-shards",
+        "skip",
+        "-o",
+        tmp_path / "skip",
+        "--no-report",
+    )
     assert run.code == 3
     (left_out,) = run.json["left_out_shards"]
     assert left_out["shard"] == str(files[0])
     assert {**run.json, "left_out_shards": None} == {**wanted, "left_out_shards": None}
     assert f"warning: left out: {files[0]}: " in run.err
-    assert "1 of 3 shards were left out" in run.err
+    assert "left out: 1 of 3 shards" in run.err
+    table = (tmp_path / "skip" / "findings.csv").read_text("utf-8").splitlines()
+    assert [line.partition(f",{files[0]},,,")[0] for line in table] == [table[0], "left out"]
 
 
 def test_other_formats_and_options_without_the_engine_are_errors(detect, refused, files, tmp_path, on_dask):
@@ -127,6 +142,6 @@ def test_other_formats_and_options_without_the_engine_are_errors(detect, refused
     )
     table = tmp_path / "points.csv"
     table.write_text("image,x,y\na.png,1,2\n")
-    assert "shards are COCO JSON files or parts of a Parquet dataset, not points" in refused(
+    assert "shards are COCO JSON files or parts of a Parquet dataset, not points as CSV" in refused(
         "anchors", "fit", table, "-k", 1, *on_dask
     )

@@ -104,6 +104,11 @@ def test_an_empty_argument_is_a_mistake_of_every_command(detect, arguments, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_wrong_choice_is_told_without_the_name_of_an_error(detect):
+    run = detect("anchors", "fit", NUCLEI, "-k", 3, "--layout", "rows")
+    assert (run.code, "Invalid value for '--layout': 'rows' is not one of" in run.err) == (2, True)
+
+
 def test_an_empty_field_of_a_configuration_is_a_mistake(detect, tmp_path):
     (tmp_path / "a.yaml").write_text("output: ''")
     run = detect("anchors", "fit", NUCLEI, "--config", tmp_path / "a.yaml")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import ONE_BOX_TEXT, coco_error, text_with, written
+from builders import written
+from coco_files import ONE_BOX_TEXT, coco_error, text_with
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal

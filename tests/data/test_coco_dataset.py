@@ -13,12 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import (
-    boxes_on_one_image,
-    coco_content,
-    findings_in_words,
-    written,
-)
+from builders import coco_content, written
+from coco_files import boxes_on_one_image, findings_in_words
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal

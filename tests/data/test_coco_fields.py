@@ -118,6 +118,7 @@ def test_an_annotation_needs_no_id():
         ([1, 2, 3, None], "bbox[3] is null, not a number"),
         ([1, 2, [3], 4], "bbox[2] is a list, not a number"),
         ([1, "two", 3, 4], "bbox[1] is the text 'two', not a number"),
+        ([True, 2, 3, 4], "bbox[0] is true, not a number"),
     ],
 )
 def test_a_box_that_cannot_be_read_is_refused(value, why):
@@ -191,11 +192,6 @@ def test_the_rotation_of_a_box_is_told():
 def test_a_size_that_cannot_be_read_is_unknown(value, pixels, odd):
     found, said = read("image", width=value)
     assert (found.width, said) == (pixels, odd)
-
-
-@pytest.mark.parametrize(("width", "sides"), [(0, "0x6"), (-1, "-1x6"), ("-1", "-1x6")])
-def test_a_size_that_is_not_positive_is_refused(width, sides):
-    assert reason("image", width=width) == f"size {sides} is not positive"
 
 
 def test_names_that_are_no_texts():

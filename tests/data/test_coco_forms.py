@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from builders import coco_content, coco_error
+from builders import coco_content
+from coco_files import coco_error
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import (
+from builders import written
+from coco_files import (
     MISSING,
     ONE_BOX_TEXT,
     assert_one_box,
@@ -18,7 +19,6 @@ from builders import (
     coco_with_one_box,
     name_of,
     text_with,
-    written,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,33 +43,22 @@ BROKEN_FILES = {
     "empty": (b"", f"the file is empty: {EXPECTED}"),
     "blank": (b" \n\n", "the JSON breaks off: the file is truncated (3 bytes)"),
     "words": (b"hello world", f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
-    "one_bracket": (b"{", "the JSON breaks off: the file is truncated (1 bytes)"),
     "truncated": (ONE_BOX_TEXT[:-5], f"the JSON breaks off: the file is truncated ({len(ONE_BOX_TEXT) - 5} bytes)"),
-    "truncated_in_a_text": (ONE_BOX_TEXT[:40], "the JSON breaks off: the file is truncated (40 bytes)"),
     "two_files_in_one": (
         ONE_BOX_TEXT + ONE_BOX_TEXT,
         f"not JSON (line 1, column {len(ONE_BOX_TEXT) + 1}: Extra data): {EXPECTED}",
     ),
-    "zeros_behind": (
-        ONE_BOX_TEXT + bytes(9),
-        f"not JSON (line 1, column {len(ONE_BOX_TEXT) + 1}: Extra data): {EXPECTED}",
-    ),
     "a_last_comma": (ONE_BOX_TEXT[:-1] + b",}", "not JSON (line 1, column "),
     "latin_1": (text_with(b"a.jpg", "\xe4.jpg".encode("latin-1")), "not text (byte 64 is not utf-8)"),
-    "broken_utf_8": (text_with(b"a.jpg", b"\xff\xfe"), "not text (byte 64 is not utf-8)"),
     "control_character": (text_with(b"a.jpg", b"a\x01"), "not JSON (line 1, column 66: Invalid control character"),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(50), f"not text (byte 0 is not utf-8): {EXPECTED}"),
-    "zip": (b"PK\x03\x04" + bytes(50), f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
     "list": (b"[]", f"a list at the top: {EXPECTED}"),
     "results": (
         b'[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]',
         f"a results file (a list of detections with scores): {EXPECTED}",
     ),
     "number": (b"3", f"3 at the top: {EXPECTED}"),
-    "nan": (b"NaN", f"nan at the top: {EXPECTED}"),
-    "text": (b'"images"', f"the text 'images' at the top: {EXPECTED}"),
     "null": (b"null", f"null at the top: {EXPECTED}"),
-    "true": (b"true", f"true at the top: {EXPECTED}"),
     "empty_object": (b"{}", f"no 'images' in it (it has nothing): {EXPECTED}"),
     "no_annotations": (b'{"images": []}', f"no 'annotations' in it (it has 'images'): {EXPECTED}"),
     "no_images": (b'{"info": 1, "annotations": []}', f"no 'images' in it (it has 'annotations', 'info'): {EXPECTED}"),
@@ -85,7 +74,6 @@ BROKEN_FILES = {
         f"'categories' is the text 'cat', not a list: {EXPECTED}",
     ),
     "brackets": (nested(b"["), TOO_DEEP),
-    "closed_brackets": (nested(b"[", b"]"), TOO_DEEP),
     "objects": (nested(b'{"a": ', b"}", b"1"), TOO_DEEP),
     "brackets_in_bbox": (text_with(b"[1, 2, 3, 4]", nested(b"[", b"]")), TOO_DEEP),
     "brackets_in_a_field_stepped_over": (
@@ -107,7 +95,6 @@ BROKEN_FILES = {
 BROKEN_PACKED_FILES = {
     "truncated": (PACKED[:-12], "a damaged or truncated .gz file (Compressed file ended before"),
     "only_the_magic": (PACKED[:2], "a damaged or truncated .gz file (Compressed file ended before"),
-    "only_half_a_header": (PACKED[:5], "a damaged or truncated .gz file (Compressed file ended before"),
     "wrong_checksum": (PACKED[:-8] + bytes(8), "a damaged or truncated .gz file (CRC check failed"),
     "rubbish_behind": (PACKED + b"rubbish", "a damaged or truncated .gz file (Not a gzipped file"),
     "rubbish_inside": (PACKED[:20] + b"\xff" * 20 + PACKED[40:], "a damaged or truncated .gz file (Error -3"),
@@ -115,7 +102,6 @@ BROKEN_PACKED_FILES = {
     "no_json_inside": (gzip.compress(b"hello"), f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
     "truncated_json_inside": (gzip.compress(ONE_BOX_TEXT[:-5]), "the JSON breaks off: the file is truncated"),
     "packed_twice": (gzip.compress(PACKED), f"not text (byte 1 is not utf-8): {EXPECTED}"),
-    "neither_gz_nor_json": (b"hello world", f"not JSON (line 1, column 1: Expecting value): {EXPECTED}"),
 }
 
 

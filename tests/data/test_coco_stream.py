@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 
 import msgspec
 import pytest
@@ -83,7 +84,7 @@ def test_broken_files_are_named_with_the_reason(text, reason):
 
 def test_a_value_too_large_for_memory_is_an_error(monkeypatch):
     monkeypatch.setattr("detect.data.coco_stream.MAX_VALUE_BYTES", 1000)
-    monkeypatch.setattr("detect.data.coco_stream.BLOCK_BYTES", 100)
+    monkeypatch.setattr("detect.data.coco_blocks.BLOCK_BYTES", 100)
     with pytest.raises(CocoError, match="'info' is larger than"):
         read(json.dumps({"info": list(range(1000))}))
 
@@ -101,3 +102,10 @@ def test_gzip_is_unpacked_and_damage_is_named(tmp_path):
 
 def test_spaces_in_texts_and_odd_numbers_are_kept():
     assert compact_json(b'[ 1.50 , "a \\" b" , NaN ]') == b'[1.50,"a \\" b",NaN]'
+
+
+def test_what_is_no_file_is_named_and_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for name, reason in (("pipe.json", "not a regular file"), (".", "Is a directory"), ("none.json", "No such file")):
+        with pytest.raises(CocoError, match=rf"{name}: {reason}"), open_json(f"{tmp_path}/{name}"):
+            pass

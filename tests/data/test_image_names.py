@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-from builders import label_folder
+import os
 
-from detect.data.image_names import ImageFolder, image_names, name_hint, without_suffix
+import pytest
+from builders import findings_below, label_folder
+
+from detect.data.image_names import ImageFolder, files_below, image_names, name_hint, without_suffix
 from detect.errors import CocoError
 
 NAMES = ("a.png", "b/c.jpg", "b/c.png", "b/d.x.TIF", "e/f.png", "g/f.png", "h/i.png")
@@ -40,9 +42,26 @@ def test_a_name_is_found_with_and_without_suffix_and_folders(folder, name, found
 
 
 def test_only_images_are_named_in_order(folder, tmp_path):
-    assert image_names(str(tmp_path)) == sorted(NAMES)
-    assert image_names(str(tmp_path), inner=False) == ["a.png"]
+    assert image_names(str(tmp_path)) == ["a.png"]
     assert sorted(folder.names()) == sorted(NAMES)
+    assert image_names(str(tmp_path / "nowhere")) == []
+
+
+@pytest.mark.usefixtures("locked")
+def test_links_are_followed_once_hidden_names_are_not_and_a_folder_that_cannot_be_listed_is_told(tmp_path):
+    files = ["a/1.txt", "a/locked/2.txt", "far/3.txt"]
+    label_folder(tmp_path, dict.fromkeys([*files, "a/.hidden/4.txt", "a/._1.txt", "a/5.png"], ""))
+    for name, target in {
+        "0": "a",
+        "loop": "",
+        "out": "far",
+    }.items():  # a link to the folder itself, above it, elsewhere
+        (tmp_path / "a" / name).symlink_to(tmp_path / target)
+    found = files_below(str(tmp_path / "a"), lambda _, name: name.endswith(".txt"))
+    assert [os.path.relpath(file, tmp_path) for file in found.files] == ["a/1.txt", "a/loop/far/3.txt"]
+    assert findings_below(tmp_path, found.left_out) == ["a/locked: a folder that cannot be read: Permission denied"]
+    with pytest.raises(CocoError, match=r"locked: Permission denied$"):
+        files_below(str(tmp_path / "a" / "locked"), lambda _, name: True)
 
 
 def test_a_suffix_is_only_that_of_an_image_or_label():

@@ -30,6 +30,7 @@ ODD = {
         {**PLAIN, "image_id": 2},
         {"id": "x", **PLAIN, "bbox": ["1", 2, 3, 4]},
         {"id": 3, **PLAIN, "bbox": None, "segmentation": [[1, 2, 9, 2, 9, 9]]},
+        {"id": 13, **PLAIN, "bbox": [1, 2, 3, 4, 30], "segmentation": [[1, 2, 9, 2, 9, 9]]},
         {"id": 4, **PLAIN, "attributes": {"rotation": 30}},
         {"id": 5, **PLAIN, "angle": 12.5, "keypoints": [1, 2, 2, 3, 4, 0]},
         {"id": 6, **PLAIN, "keypoints": [1, 2]},

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import coco_with_one_box, findings_below, label_folder, labels_in_words
+from builders import findings_below, label_folder, labels_in_words
+from coco_files import coco_with_one_box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect.data import read_coco
-from detect.data.read_dataset import read_dataset
+from detect.data.read_dataset import read_dataset, shards_of
 from detect.errors import CocoError
 from detect.samples import sample_annotations
 
@@ -59,6 +60,46 @@ def test_findings_of_every_file_name_their_place(folder):
         "labels/y.txt, line 4: annotation 3, image 1: the same box as annotation 2: kept",
         "v.xml, object 2: annotation 5, image 2: the same box as annotation 4, of another category: kept",
     ]
+
+
+YOLO = {"labels/y.txt": "0 .5 .5 .2 .6", "images/y.png": (100, 50)}
+
+
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize(
+    ("files", "source", "place"),
+    [
+        ({"a.json": json.dumps(coco_with_one_box())}, ".", "locked"),
+        ({"v.xml": VOC.replace("<object/>", "")}, ".", "a/locked"),
+        (YOLO, ".", "labels/locked"),
+        (YOLO, "images", "labels/locked"),
+        ({**YOLO, "data.yaml": "train: images\nnames: [cat]"}, ".", "labels/locked"),
+        ({**YOLO, "data.yaml": "train: labels\nnames: [cat]"}, "data.yaml:train", "labels/locked"),
+        (YOLO, "labels", "images/locked"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_is_invalid_wherever_labels_or_images_are_looked_for(
+    tmp_path, files, source, place
+):
+    label_folder(tmp_path, files)
+    (tmp_path / place).mkdir(parents=True)
+    dataset = read_dataset(f"{tmp_path}/{source}", images=tmp_path / "images" if "images" in place else None)
+    assert findings_below(tmp_path, dataset.invalid) == [f"{place}: a folder that cannot be read: Permission denied"]
+    assert len(dataset.instances)
+
+
+def test_shards_and_tables_of_points_are_refused_with_what_a_folder_leaves_out(tmp_path):
+    label_folder(tmp_path, {"a.json": json.dumps(coco_with_one_box()), "b.json": ""})
+    with pytest.raises(CocoError, match=r"b\.json: is empty: no label file: give the files by a pattern$"):
+        shards_of(tmp_path)
+
+
+def test_another_form_of_boxes_is_refused_where_there_is_one(tmp_path):
+    label_folder(tmp_path, YOLO)
+    with pytest.raises(
+        CocoError, match=r"y\.txt: the form of boxes \(bbox=xyxy\) is for COCO: YOLO text has one form$"
+    ):
+        read_dataset(tmp_path / "labels", bbox="xyxy")
 
 
 def test_strict_raises_the_first_finding_with_its_place(folder):

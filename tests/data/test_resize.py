@@ -81,13 +81,6 @@ def test_torchvision_makes_the_same_sizes_and_boxes(image_wh, limits):
     agrees_with_torchvision(image_wh, *limits)
 
 
-@pytest.mark.parametrize(
-    "image_wh", [(640, 480), (480, 640), (500, 375), (640, 427), (1333, 800), (612, 612), (1920, 1080)]
-)
-def test_torchvision_makes_the_same_of_common_sizes(image_wh):
-    agrees_with_torchvision(image_wh, 800, 1333)
-
-
 NEAREST = [":detectron2", ":mmdet"]
 
 
@@ -131,9 +124,6 @@ def test_shortest_sides_by_hand(conventions, image_wh, content, canvas):
     [
         # 640 / 1280 = .5: 960 * .5 = 480, 160 left: 80 above and below
         ("640x640", (1280, 960), 0.5, (640, 480), (0, 80)),
-        ("640x640", (960, 1280), 0.5, (480, 640), (80, 0)),
-        # 640 / 500 = 1.28: 375 * 1.28 = 480
-        ("640x640", (500, 375), 1.28, (640, 480), (0, 80)),
         # 640 / 640 = 1: 427 leaves 213: 106.5 - .1 -> 106 above, 106.5 + .1 -> 107 below
         ("640x640", (640, 427), 1.0, (640, 427), (0, 106)),
         # 425 leaves 215: 107.5 - .1 -> 107 above
@@ -141,16 +131,12 @@ def test_shortest_sides_by_hand(conventions, image_wh, content, canvas):
         # 640 / 1280 = .5: 961 * .5 = 480.5 -> 480 (to the even), 80 above; 963 * .5 = 481.5 -> 482, 158 left: 79
         ("640x640", (1280, 961), 0.5, (640, 480), (0, 80)),
         ("640x640", (1280, 963), 0.5, (640, 482), (0, 79)),
-        # 640 / 1920 = 1 / 3: 1080 / 3 = 360, 280 left
-        ("640x640", (1920, 1080), 1 / 3, (640, 360), (0, 140)),
-        ("640x640", (640, 640), 1.0, (640, 640), (0, 0)),
         # 640 / 20 = 32, up as well as down
         ("640x640", (20, 10), 32.0, (640, 320), (0, 160)),
         # min(1280 / 1920, 736 / 1080) = 2 / 3: 1080 * 2 / 3 = 720, 16 left: 8 above and below
         ("1280x736", (1920, 1080), 2 / 3, (1280, 720), (0, 8)),
         # min(1280 / 1080, 736 / 1920) = .3833: 1080 * .3833 = 414, 866 left: 433 on each side
         ("1280x736", (1080, 1920), 736 / 1920, (414, 736), (433, 0)),
-        ("1280x736", (1280, 736), 1.0, (1280, 736), (0, 0)),
     ],
 )
 def test_yolos_letterbox_by_hand(canvas, image_wh, scale, content, offset):
@@ -159,13 +145,6 @@ def test_yolos_letterbox_by_hand(canvas, image_wh, scale, content, offset):
     assert_array_equal(ours.content_wh, [content])
     assert_array_equal(ours.offset_xy, [offset])
     assert_array_equal(ours.canvas_wh, [[int(side) for side in canvas.split("x")]])
-
-
-def test_letterbox_moves_boxes_by_the_padding():
-    # 640 x 425: factor 1, 107 above; 320 x 640: factor 1, 160 to the left; 1280 x 640: factor .5, 160 above
-    boxes_xywh = np.array([[10.0, 20, 30, 40], [0, 0, 320, 640], [100, 200, 50, 60]])
-    boxes = parse_resize("letterbox:640").resize_boxes(boxes_xywh, sizes((640, 425), (320, 640), (1280, 640)))
-    assert_array_equal(boxes, [[10, 127, 40, 167], [160, 0, 480, 640], [50, 260, 75, 290]])
 
 
 def test_stretch_by_hand():
@@ -228,16 +207,6 @@ def test_content_and_offset_fit_the_canvas(rule, image_wh):
     assert (ours.offset_xy + ours.content_wh <= ours.canvas_wh).all()
     # one pixel of rounding, or more where a side of less than one is raised to one
     assert (np.abs(image_wh * ours.scale_xy - ours.content_wh) <= 1).all()
-
-
-@given(image_wh=arrays(np.int64, (4, 2), elements=st.integers(1, 5000)))
-def test_shortest_keeps_both_limits(image_wh):
-    for rule in ("shortest:800:1333", "shortest:800:1333:mmdet"):
-        content_wh = parse_resize(rule).resize_images(image_wh).content_wh
-        assert (content_wh.max(axis=1) <= 1333).all()
-        assert (content_wh.min(axis=1) <= 800).all()
-        reached = (content_wh.max(axis=1) >= 1332) | (content_wh.min(axis=1) >= 799)
-        assert reached.all()
 
 
 @given(rule_texts)

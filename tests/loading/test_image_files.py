@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
 import warnings
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -152,7 +150,8 @@ def test_a_name_that_is_not_utf8_is_a_broken_image_and_its_table_can_be_written(
     assert len(json.loads(images_json(files))["images"]) == 4
 
 
-def test_whatever_in_a_folder_cannot_be_read_is_a_broken_image_and_named(folder, monkeypatch):
+@pytest.mark.usefixtures("locked")
+def test_whatever_in_a_folder_cannot_be_read_is_a_broken_image_and_named(folder):
     """Links that lead nowhere, in a circle, or to a folder above; a locked folder, a pipe and a socket named as images."""
     (folder / "a" / "nowhere.png").symlink_to(folder / "none.png")
     (folder / "a" / "circle.png").symlink_to(folder / "a" / "circle.png")
@@ -161,14 +160,6 @@ def test_whatever_in_a_folder_cannot_be_read_is_a_broken_image_and_named(folder,
     os.mkfifo(folder / "a" / "pipe.png")
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(os.path.relpath(folder / "a" / "socket.png"))  # the length of its name is limited
-    listed = os.scandir
-
-    def scandir(place: str) -> Any:  # root may list any folder
-        if str(place).endswith("locked"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(place))
-        return listed(place)
-
-    monkeypatch.setattr(os, "scandir", scandir)
     dataset, root = dataset_from_files([folder], LABELS)
     broken = find_broken_images(ImageFiles(dataset, root).open, len(dataset.images))
     reasons = {dataset.images.file_names[each.image_row]: each.reason.rpartition(": ")[2] for each in broken}

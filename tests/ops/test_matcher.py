@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from builders import Waits, one_cell, random_boxes
+from builders import one_cell, random_boxes
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
@@ -13,6 +16,23 @@ from detect.ops import matcher as matching
 from detect.ops.boxes import pairwise_iou
 from detect.ops.grid_matcher import LevelGrid
 from detect.ops.matcher import BACKGROUND, IGNORE, Atss, MaxIoU, ignore_regions, match_boxes
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operators for which a CPU would wait for an accelerator: their sizes or values depend on the data."""
+
+    NAMES = ("nonzero", "_local_scalar_dense", "masked_select", "equal", "unique2", "_unique2", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        name = operator.name().partition("::")[2].partition(".")[0]
+        rows = arguments[1] if name in {"index", "index_put_", "index_put"} else ()
+        if name in self.NAMES or any(row is not None and row.dtype in (torch.bool, torch.uint8) for row in rows):
+            self.names.append(name)
+        return operator(*arguments, **(options or {}))
 
 
 def test_the_three_grades_by_hand():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from builders import dataset_of, page_figures, parse_page, table_rows
+from builders import dataset_of
 from numpy.testing import assert_allclose
+from pages import page_figures, parse_page, table_rows
 from PIL import Image
 
 from detect.advice.advise import advise

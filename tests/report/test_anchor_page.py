@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, coco_content, many_boxes, parse_page
+from builders import coco_content
 from numpy.testing import assert_allclose
+from pages import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, many_boxes, parse_page
 from PIL import Image
 
 from detect.anchors.anchor_set import AnchorSet

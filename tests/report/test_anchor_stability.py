@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from builders import instances_of, table_rows
+from builders import instances_of
+from pages import table_rows
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.metrics import anchor_metrics

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from builders import GROWING_BOXES, TWO_LEVELS, boxes_in_files, instances_of, many_boxes
+from builders import instances_of
 from numpy.testing import assert_allclose
+from pages import GROWING_BOXES, TWO_LEVELS, boxes_in_files, many_boxes
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.metrics import anchor_metrics

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import numpy as np
-from builders import packed_numbers, page_figures
+from pages import packed_numbers, page_figures
 
 from detect.evaluation.confusion import ConfusionMatrix
 from detect.evaluation.precision_recall import PrecisionRecall

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from builders import instances_of, table_rows
+from builders import instances_of
+from pages import table_rows
 from torch import nn
 
 from detect.inspection.level_profile import profile_model, profile_objects

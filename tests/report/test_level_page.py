@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import numpy as np
-from builders import instances_of, page_figures, table_rows
+from builders import instances_of
 from numpy.testing import assert_allclose, assert_array_equal
+from pages import page_figures, table_rows
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.generator import AnchorGenerator

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from builders import packed_numbers, page_figures, table_rows
 from numpy.testing import assert_allclose
+from pages import packed_numbers, page_figures, table_rows
 
 from detect.data import read_coco
 from detect.evaluation.oracle import OracleScores

@@ -7,7 +7,7 @@ import hashlib
 import re
 
 import pytest
-from builders import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, page_figures, parse_page
+from pages import GROWING_BOXES, TWO_LEVELS, ParsedPage, boxes_in_files, page_figures, parse_page
 
 from detect.anchors.metrics import anchor_metrics
 from detect.report import plots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import GROWING_BOXES, TWO_LEVELS, boxes_in_files
+from pages import GROWING_BOXES, TWO_LEVELS, boxes_in_files
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.metrics import anchor_metrics

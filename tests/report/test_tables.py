@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 
-from builders import boxes_in_files, parse_page, table_rows
+from pages import boxes_in_files, parse_page, table_rows
 
 from detect.anchors.anchor_set import AnchorSet, Proof
 from detect.anchors.metrics import AnchorMetrics, anchor_metrics

@@ -109,7 +109,7 @@ def _limited_time(seconds: float) -> Iterator[None]:
 @contextmanager
 def small_blocks() -> Iterator[None]:
     """COCO files are read in blocks so short that small files, too, consist of several."""
-    with patch("detect.data.coco_blocks.BLOCK_BYTES", 256), patch("detect.data.coco_stream.BLOCK_BYTES", 256):
+    with patch("detect.data.coco_blocks.BLOCK_BYTES", 256):
         yield
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from detect.data.coco_reader import Progress
 from detect.data.formats.label_rows import LabelBuilder, LabelRows, in_order
-from detect.data.formats.label_text import decode_json, numbers_of, read_text
+from detect.data.formats.label_text import json_of, numbers_of, read_text
 from detect.errors import CocoError
 
 CATEGORIES = ("categories", "category", "label", "labels", "category_id")
@@ -30,11 +30,13 @@ def read_image_folder(
 
 
 def _read_line(labels: LabelBuilder, file: str, line_number: int, line: str) -> None:
-    entry = decode_json(line, f"{file}, line {line_number}")
+    entry = json_of(line, f"{file}, line {line_number}")
     if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
         raise CocoError(f"{file}, line {line_number}: no file_name, as each line of a metadata.jsonl has")
     wide, high = (side if isinstance(side, int) else 0 for side in map(entry.get, ("width", "height")))
     image = labels.image(entry["file_name"], source=f"{file}, line {line_number}", wh=(wide, high))
+    if "objects" not in entry:
+        labels.count("lines without objects are read as images without objects", image.source)
     for number, (box, category) in enumerate(_objects(entry.get("objects"), file, line_number), 1):
         with image.object(number) as found:
             if not isinstance(box, list) or len(box) != 4:

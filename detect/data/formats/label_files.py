@@ -21,6 +21,7 @@ from detect.data.image_names import without_suffix
 from detect.errors import ConvertError
 from detect.wording import plural
 
+UNREAD = "segmentations, skeletons, supercategories, licences and attributes, which are not read from any format"
 HALF_PIXEL = 0.5 + 1e-9
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
@@ -40,9 +41,7 @@ def coco_files(dataset: CocoDataset) -> LabelFiles:
     def files() -> Iterator[tuple[str, bytes]]:
         yield "annotations.json", msgspec.json.encode(_coco_content(dataset))
 
-    return LabelFiles(
-        1, files(), ("segmentations, keypoint names, licences and attributes are not read from any format",)
-    )
+    return LabelFiles(1, files(), (UNREAD,))
 
 
 def _coco_content(dataset: CocoDataset) -> Mapping[str, object]:
@@ -106,7 +105,8 @@ def yolo_files(dataset: CocoDataset) -> LabelFiles:
                 lines.append(" ".join([str(classes[row]), *(f"{value:.8g}" for value in values)]))
             yield f"labels/{stem}.txt", "".join(f"{line}\n" for line in lines).encode()
 
-    lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
+    lost = [UNREAD, "splits: train and val in data.yaml are all images, to be parted by you"]
+    lost += ["ids of images, annotations and categories", *_unnamed(dataset), *_other_areas(dataset)]
     lost += [f"crowd regions: {crowd:,}"] if crowd else []
     if poses is None and any(counts):
         lost.append(f"keypoints, which differ in number: {plural(sum(map(bool, counts)), 'object')}")
@@ -136,7 +136,7 @@ def voc_files(dataset: CocoDataset) -> LabelFiles:
             head = f"<annotation>\n<filename>{_xml(name)}</filename>\n{size}\n<segmented>0</segmented>\n"
             yield f"Annotations/{stem}.xml", f"{head}{''.join(objects)}</annotation>\n".encode()
 
-    lost = ["ids of images, annotations and categories", *_other_areas(dataset)]
+    lost = [UNREAD, "ids of images, annotations and categories", *_unnamed(dataset), *_other_areas(dataset)]
     pointed = sum(len(points) > 0 for points in rows.keypoints or ())
     lost += [f"keypoints: {plural(pointed, 'object')}"] if pointed else []
     lost += [f"places to half a pixel: {plural(moved, 'box')} less than a pixel wide or high"] if moved else []
@@ -165,7 +165,16 @@ def _stems(dataset: CocoDataset) -> list[str]:
 def _rows_of_images(dataset: CocoDataset, image_rows: Int64[ndarray, " n"]) -> list[slice]:
     """The rows of each image's annotations, which are sorted by image."""
     ends = np.searchsorted(image_rows, np.arange(len(dataset.images)), side="right")
-    return [slice(start, end) for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)][: len(ends)]
+    return list(map(slice, [0, *ends[:-1].tolist()], ends.tolist()))
+
+
+def _unnamed(dataset: CocoDataset) -> list[str]:
+    count = sum(not name for name in dataset.images.file_names)
+    return (
+        [f"which file an image is: {plural(count, 'image')} without a file name, whose label file has its id"]
+        if count
+        else []
+    )
 
 
 def _other_areas(dataset: CocoDataset) -> list[str]:

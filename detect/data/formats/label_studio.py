@@ -14,6 +14,7 @@ from detect.errors import CocoError
 
 KINDS = ("rectanglelabels", "polygonlabels", "keypointlabels", "ellipselabels")
 OTHER_ANNOTATIONS = "of several annotations of a task the ground truth is read, else the first that is not cancelled"
+UNLABELLED = "tasks without an annotation, skipped or with predictions alone, are read as images without objects"
 ROTATED = "rotated boxes are read as the boxes around them"
 
 
@@ -39,8 +40,8 @@ def _read_task(labels: LabelBuilder, file: str, task: Mapping[str, Any], place: 
     source = f"{file}: task {task.get('id', place)}"
     made = [each for each in _list(task.get("annotations")) if isinstance(each, Mapping)]
     made = [each for each in made if not each.get("was_cancelled")]
-    if len(made) > 1:
-        labels.count(OTHER_ANNOTATIONS, source)
+    if len(made) != 1:
+        labels.count(OTHER_ANNOTATIONS if made else UNLABELLED, source)
     made.sort(key=lambda each: not each.get("ground_truth"))  # stable: else the first
     regions = [
         each

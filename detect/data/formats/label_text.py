@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -13,7 +13,7 @@ import msgspec
 
 from detect.errors import CocoError
 from detect.files import open_regular
-from detect.text_formats import parse_json
+from detect.text_formats import decode_json
 
 MAX_FILE_BYTES = 2**30  # limit on one label file
 
@@ -85,23 +85,14 @@ def read_json(file: str) -> Any:
     Raises:
         CocoError: the file cannot be read or is not JSON.
     """
-    return decode_json(read_text(file), file)
+    return json_of(read_text(file), file)
 
 
-def decode_json(text: str, place: str) -> Any:
+def json_of(text: str, place: str) -> Any:
     """What a JSON text says; raises CocoError, whose message begins with the place."""
-    try:
+    with suppress(msgspec.DecodeError, RecursionError):  # NaN, as Python writes it, a number too large, or no JSON
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        pass  # NaN, as Python writes it, a number too large, or no JSON: Python's reader says where
-    except RecursionError:
-        raise CocoError(f"{place}: nested too deeply") from None
-    try:
-        return parse_json(text)
-    except json.JSONDecodeError as error:
-        raise CocoError(f"{place}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
-    except RecursionError:
-        raise CocoError(f"{place}: nested too deeply") from None
+    return decode_json(text, lambda reason: CocoError(f"{place}: {reason}"))
 
 
 def read_xml(file: str) -> ET.Element:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from detect.data.coco_entries import Finding
 from detect.data.formats.point_tables import table_columns
 from detect.data.formats.yolo_files import is_label_text, label_files
-from detect.data.image_names import SUFFIXES
+from detect.data.image_names import SUFFIXES, files_below
 from detect.errors import CocoError
 from detect.files import open_regular
-from detect.wording import plural
+from detect.wording import listed
 
 HEAD_BYTES = 2**16
 MAX_TOLD = 20  # files of one suffix whose content is looked at in a folder; of JSON all
@@ -35,6 +38,7 @@ NAMES = {
     "geojson": "GeoJSON",
 }
 LABEL_SUFFIXES = frozenset((".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".geojson", ".yaml", ".yml", ".data"))
+JSON_SUFFIXES = (".json", ".geojson")
 _KEYS = re.compile(r'"(\w+)"\s*:')
 
 
@@ -44,19 +48,12 @@ def format_of(file: str) -> str:
     Raises:
         CocoError: the file cannot be read, or its content is of no format that is understood.
     """
-    try:
-        with open_regular(file) as stream:
-            head = stream.read(HEAD_BYTES)
-    except OSError as error:
-        raise CocoError(f"{file}: {error.strerror or error}") from None
-    except ValueError as error:  # a NUL, or half of a pair
-        raise CocoError(f"{file}: not the name of a file ({error})") from None
+    head = _head(file)
     if head.startswith(b"\x1f\x8b"):
         return "coco"
     if head.startswith(b"PAR1"):
         raise CocoError(f"{file}: a Parquet file that is no part of a dataset that `detect convert --to parquet` wrote")
-    utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))
-    text = head.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").lstrip()
+    text = _text(head)
     if not text and file.lower().endswith(".txt"):
         return "yolo"  # of an image without objects
     tell = {"<": _of_xml, "{": _of_object, "[": _of_list}.get(text[:1], _of_text)
@@ -64,9 +61,28 @@ def format_of(file: str) -> str:
     if found is None and file.endswith((".yaml", ".yml")):
         raise CocoError(f"{file}: a YAML file without names and folders of images, as YOLO's data files have")
     if found is None:
-        seen = " ".join(text.split())[:60]
-        raise CocoError(f"{file}: {f'starts with {seen!r}' if seen else 'is empty'}, which is none of {UNDERSTOOD}")
+        raise CocoError(f"{file}: {_seen(text)}, which is none of {UNDERSTOOD}")
     return found
+
+
+def _head(file: str) -> bytes:
+    try:
+        with open_regular(file) as stream:
+            return stream.read(HEAD_BYTES)
+    except OSError as error:
+        raise CocoError(f"{file}: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL, or half of a pair
+        raise CocoError(f"{file}: not the name of a file ({error})") from None
+
+
+def _text(head: bytes) -> str:
+    utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return head.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").lstrip()
+
+
+def _seen(text: str) -> str:
+    start = " ".join(text.split())[:60]
+    return f"starts with {start!r}" if start else "is empty"
 
 
 def _of_xml(text: str) -> str | None:
@@ -112,15 +128,27 @@ def _of_text(text: str) -> str | None:
     fields = lines[0].replace(",", ".").split()
     if len(fields) >= 5 and all(re.fullmatch(r"[-+.\deE]+|[-+]?nan|[-+]?inf", field) for field in fields):
         return "yolo"
-    if os.path.splitext(lines[0])[1].lower() in SUFFIXES:  # noqa: PTH122 - a line, not a path to open
+    if _suffix(lines[0]) in SUFFIXES:
         return "darknet"
     if re.search(r"^(train|valid|names)\s*=", text, flags=re.MULTILINE):
         return "darknet"
     return "yolo-yaml" if re.search(r"^(train|val|names)\s*:", text, flags=re.MULTILINE) else None
 
 
-def labels_in(root: str) -> tuple[str, list[str]]:
-    """The format of a folder's labels, and their files, from the most telling file on: ``data.yaml``, ``metadata.jsonl``.
+@dataclass(frozen=True)
+class FolderLabels:
+    """The format of a folder's labels and their files; and what was left out.
+
+    Left out are folders that cannot be listed, and JSON files of no format in a folder whose labels are JSON.
+    """
+
+    format: str
+    files: list[str]
+    left_out: list[Finding]
+
+
+def labels_in(root: str) -> FolderLabels:
+    """The labels of a folder, from the most telling file on: ``data.yaml``, ``metadata.jsonl``.
 
     Raises:
         CocoError: the folder has no labels, or labels of several formats.
@@ -128,25 +156,35 @@ def labels_in(root: str) -> tuple[str, list[str]]:
     for pattern, wanted in (("*.y*ml", "yolo-yaml"), ("*.data", "darknet"), ("metadata.jsonl", "image-folder")):
         found = [file for file in sorted(map(str, Path(root).glob(pattern))) if _told(file) == wanted]
         if found:
-            return wanted, found[:1]
+            return FolderLabels(wanted, found[:1], [])
     formats: dict[str, list[str]] = {}
-    for suffix, files in _label_like(root).items():
-        if suffix in (".json", ".geojson"):
+    below = files_below(root, _may_be_label)
+    left_out, other = below.left_out, list[str]()
+    for suffix, files in _by_suffix(below.files).items():
+        if suffix in JSON_SUFFIXES:
             for file in files:
-                if kind := _told(file):
-                    formats.setdefault(kind, []).append(file)
+                kind = _told(file)
+                (formats.setdefault(kind, []) if kind else other).append(file)
         else:
             told = set(map(_told, files[:MAX_TOLD])) - {""}
             kind = "yolo" if "yolo" in told else min(told, default="")
-            formats |= {kind: label_files(root) if kind == "yolo" else files} if kind else {}
-    if not formats and (texts := label_files(root)):
-        return "yolo", texts  # beside a folder of images
+            formats |= {kind: files} if kind else {}
+    if "yolo" in formats or not formats:
+        texts = label_files(root)  # beside a folder of images
+        formats |= {"yolo": texts.files} if texts.files else {}
+        left_out = [*dict.fromkeys([*left_out, *texts.left_out])]
     if len(formats) == 1:
-        return next(iter(formats.items()))
+        kind, files = next(iter(formats.items()))
+        is_json = files[0].lower().endswith(JSON_SUFFIXES)
+        return FolderLabels(kind, files, [*left_out, *(map(_why_other, other) if is_json else ())])
     if not formats:
-        raise CocoError(f"{root}: no labels in this folder: understood are {UNDERSTOOD}")
-    kinds = ", ".join(f"{NAMES[kind]} ({plural(len(paths), 'file')})" for kind, paths in sorted(formats.items()))
-    raise CocoError(f"{root}: several formats: {kinds}: give one folder or pattern, such as '{root}/*.xml'")
+        unread = f" ({left_out[0]})" if left_out else ""
+        raise CocoError(f"{root}: no labels in this folder{unread}: understood are {UNDERSTOOD}")
+    kinds = ", ".join(
+        f"{NAMES[kind]} ({listed([os.path.relpath(file, root) for file in files], most=1)})"
+        for kind, files in sorted(formats.items())
+    )
+    raise CocoError(f"{root}: several formats: {kinds}: give the files of one, by a folder or a pattern")
 
 
 def _told(file: str) -> str:
@@ -157,12 +195,25 @@ def _told(file: str) -> str:
         return ""
 
 
-def _label_like(root: str) -> dict[str, list[str]]:
-    """The files below a folder that may be labels, sorted, by suffix."""
+def _why_other(file: str) -> Finding:
+    """Why a file among the labels of a folder is left out."""
+    try:
+        return Finding(file, None, None, f"{_seen(_text(_head(file)))}: no label file")
+    except CocoError as error:
+        return Finding("", None, None, str(error))
+
+
+def _may_be_label(where: str, name: str) -> bool:
+    suffix = _suffix(name)
+    return suffix in LABEL_SUFFIXES and (suffix != ".txt" or is_label_text(where, name))
+
+
+def _by_suffix(files: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for where, _, names in os.walk(root):
-        for name in names:
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - many names
-            if suffix in LABEL_SUFFIXES and (suffix != ".txt" or is_label_text(where, name)):
-                found.setdefault(suffix, []).append(f"{where}{os.sep}{name}")
-    return {suffix: sorted(files) for suffix, files in found.items()}
+    for file in files:
+        found.setdefault(_suffix(file), []).append(file)
+    return found
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - many names

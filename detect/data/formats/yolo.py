@@ -57,7 +57,7 @@ def read_yolo(files: YoloFiles, *, keypoints: bool = False, on_progress: Progres
             keypoints=lines.keypoints(usable, files.kpt_shape) if keypoints else None,
         ),
         [Category(each + 1, names[each] or f"class {each}", files.kpt_names.get(each)) for each in sorted(names)],
-        reader.faults + faults,
+        files.left_out + reader.faults + faults,
         suspicious=notes,
         sources=[label or name for label, name in zip(files.labels, files.images, strict=True)],
         numbers=lines.numbers[usable],

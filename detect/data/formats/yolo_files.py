@@ -15,8 +15,9 @@ from typing import Any
 
 from detect.data.coco_entries import Finding
 from detect.data.formats.label_text import folder_of, read_text
-from detect.data.image_names import ImageFolder, image_names, without_suffix
+from detect.data.image_names import FilesBelow, ImageFolder, files_below, image_names, without_suffix
 from detect.errors import CocoError
+from detect.files import exists, is_file, is_folder
 from detect.text_formats import parse_yaml
 
 SPLITS = ("train", "val", "valid", "test")
@@ -42,6 +43,7 @@ class YoloFiles:
     kpt_shape: tuple[int, int] | None = None
     kpt_names: Mapping[int, list[str]] = field(default_factory=dict)  # of classes
     notes: list[Finding] = field(default_factory=list)
+    left_out: list[Finding] = field(default_factory=list)  # folders that cannot be read, and further images of a label
 
 
 def files_of_labels(labels: Sequence[str], *, file: str, images: str | None = None) -> YoloFiles:
@@ -77,10 +79,12 @@ def files_of_yaml(file: str, split: str | None = None, *, images: str | None = N
             place = _place(root, str(entry)) or _place(above, str(entry))
             if place is None:
                 missing.append(f"{name}: there is no {entry}")
-            elif os.path.isfile(place):  # noqa: PTH113
+            elif is_file(place):
                 listed += _listed_images(place)
             else:
-                labels += label_files(str(place))
+                below = label_files(str(place))
+                labels += below.files
+                found.left_out += below.left_out
     if not labels and not listed:
         reason = "; ".join(missing) or f"no entry or empty folders for {' or '.join(wanted or SPLITS)}"
         raise CocoError(f"{file}: no label files: {reason}")
@@ -110,23 +114,17 @@ def files_of_list(files: Sequence[str], *, images: str | None = None) -> YoloFil
     return found
 
 
-def label_files(root: str) -> list[str]:
-    """The label files below a folder of labels, or of images whose labels lie in the usual place, sorted."""
-    for place in dict.fromkeys((_swapped(root, "images", "labels"), root)):
-        names = [
-            f"{where}{os.sep}{name}"
-            for where, _, files in os.walk(place)
-            for name in files
-            if name.lower().endswith(".txt") and is_label_text(where, name)
-        ]
-        if names:
-            return sorted(names)
-    return []
+def label_files(root: str) -> FilesBelow:
+    """The label files below a folder of labels, or of images whose labels lie in the usual place."""
+    beside = _swapped(root, "images", "labels")
+    if beside != root and is_folder(beside) and (found := files_below(beside, is_label_text)).files:
+        return found
+    return files_below(root, is_label_text) if is_folder(root) else FilesBelow([], [])
 
 
 def is_label_text(where: str, name: str) -> bool:
-    """Whether a text file may be a label file: not one of names, and not a list of images."""
-    if name.lower() in NOT_LABELS:
+    """Whether a file may be a label file: a text, but not one of names, and not a list of images."""
+    if not name.lower().endswith(".txt") or name.lower() in NOT_LABELS:
         return False
     return name.lower() not in LISTS or read_text(f"{where}/{name}")[:1].isdigit()
 
@@ -140,13 +138,17 @@ def _pair(found: YoloFiles, labels: Sequence[str], images: str | None) -> None:
     if folder:
         stems = {label: without_suffix(os.path.relpath(label, root).replace(os.sep, "/")) for label in labels}
         pairs = {label: (folder.root, name) for label, stem in stems.items() if (name := folder.find(stem))}
+        found.left_out += folder.left_out
     unlabelled = _others(folder, {name for _, name in pairs.values()}) if folder else []
     by_folder: dict[str, list[str]] = {}
     for label in labels:
         if label not in pairs:
             by_folder.setdefault(os.path.dirname(label), []).append(label)  # noqa: PTH120
     for where, own in by_folder.items():
-        place, of_stem = _images_beside(where)
+        place, names = _images_beside(where)
+        of_stem = {without_suffix(name): name for name in names}
+        same = [name for name in names if of_stem[without_suffix(name)] != name]
+        found.left_out += [Finding(f"{place}/{name}", None, None, "another image has its label file") for name in same]
         for label in own:
             stem = without_suffix(os.path.basename(label))  # noqa: PTH119
             pairs[label] = (place, of_stem.pop(stem, f"{stem}.*"))
@@ -181,15 +183,13 @@ def _add(found: YoloFiles, pairs: Iterable[tuple[str | None, str, str]], rooted:
         found.notes.append(Finding(found.file, None, None, reason))
 
 
-def _images_beside(folder: str) -> tuple[str, dict[str, str]]:
-    """The folder of the images of a folder of labels, and their names by stem."""
+def _images_beside(folder: str) -> tuple[str, list[str]]:
+    """The folder of the images of a folder of labels, and their names."""
     above = os.path.dirname(folder) or "."  # noqa: PTH120
     for place in dict.fromkeys((_swapped(folder, "labels", "images"), folder, f"{above}/images")):
-        if os.path.isdir(place):  # noqa: PTH112
-            names = image_names(place, inner=False)
-            if names:
-                return place, {without_suffix(name): name for name in names}
-    return _swapped(folder, "labels", "images"), {}
+        if names := image_names(place):
+            return place, names
+    return _swapped(folder, "labels", "images"), []
 
 
 def _swapped(path: str, old: str, new: str) -> str:
@@ -206,7 +206,7 @@ def _listed_images(path: Path) -> list[str]:
     lines = [line.strip().replace("\\", "/") for line in read_text(str(path)).splitlines() if line.strip()]
     bases = [path.parent, *path.parent.parents][:FOLDERS_ABOVE]
     for base in [*bases, Path()]:
-        if lines and any(_exists(base / each) for each in (lines[0], _label_of(lines[0]), _beside(lines[0]))):
+        if lines and any(exists(base / each) for each in (lines[0], _label_of(lines[0]), _beside(lines[0]))):
             return [str(base / line) for line in lines]
     return [str(path.parent / line) for line in lines]
 
@@ -224,7 +224,7 @@ def _add_listed(found: YoloFiles, listed: Sequence[str], images: str | None) -> 
     folder = ImageFolder(images) if images else None
     pairs = []
     for image in dict.fromkeys(listed):
-        label = next((each for each in (_label_of(image), _beside(image)) if os.path.isfile(each)), None)  # noqa: PTH113
+        label = next((each for each in (_label_of(image), _beside(image)) if is_file(each)), None)
         where, name = os.path.split(image)
         if folder:
             where, name = folder.root, folder.find(image) or name
@@ -236,19 +236,15 @@ def _place(root: Path, entry: str) -> Path | None:
     """The folder or list of a split; Roboflow writes ../train/images for train/images."""
     for name in (entry, entry.removeprefix("../")):
         path = root / name
-        if _exists(path) or _exists(Path(_swapped(str(path), "images", "labels"))):
+        if exists(path) or exists(Path(_swapped(str(path), "images", "labels"))):
             return path
     return None
-
-
-def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - unlike Path's, it is false for a name that is too long
 
 
 def _existing(name: str, folder: Path) -> Path | None:
     """A file that another file names: from the working folder, or from the other file's or one above."""
     places = [folder, *folder.absolute().parents][:FOLDERS_ABOVE]
-    return next((each / name for each in (*places, Path()) if name and _exists(each / name)), None)
+    return next((each / name for each in (*places, Path()) if name and exists(each / name)), None)
 
 
 def _yaml(file: str) -> Mapping[str, Any]:

@@ -42,6 +42,13 @@ def test_what_is_kept_and_said_of_objects(tmp_path, kind):
         assert dataset.images.wh.tolist() == [[100, 50]]
 
 
+def test_lines_without_objects_are_counted(tmp_path):
+    label_folder(tmp_path, {"metadata.jsonl": '{"file_name": "a.png", "boxes": [[1, 2, 3, 4]]}', "a.png": (9, 9)})
+    assert findings_below(tmp_path, read_dataset(tmp_path).suspicious) == [
+        "metadata.jsonl: lines without objects are read as images without objects: 1, the first is metadata.jsonl, line 1"
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import boxes_on_one_image, coco_content, label_folder
+from builders import coco_content, label_folder
+from coco_files import boxes_on_one_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from detect.data import CocoDataset, read_coco
-from detect.data.formats.label_files import WRITERS
+from detect.data.formats.label_files import UNREAD, WRITERS
 from detect.data.read_dataset import read_dataset
 from detect.errors import CocoError, ConvertError
 from detect.files import write_folder
@@ -147,14 +148,17 @@ def test_what_a_format_cannot_hold_is_counted_and_named():
         {"bbox": [3, 3, 40, 40], "iscrowd": 1},
         {"bbox": [10.7, 3, 0.6, 5]},
     )
-    assert lost_words("yolo", content) == (
-        "ids of images, annotations and categories; crowd regions: 1; keypoints, which differ in number: 2 objects"
-    )
+    ids = f"{UNREAD}; ids of images, annotations and categories"
+    assert lost_words("yolo", content).startswith(f"{UNREAD}; splits: train and val in data.yaml are all images")
+    assert lost_words("yolo", content).endswith("; crowd regions: 1; keypoints, which differ in number: 2 objects")
     assert lost_words("voc", content) == (
-        "ids of images, annotations and categories; keypoints: 2 objects; "
+        f"{ids}; keypoints: 2 objects; "
         "places to half a pixel: 1 box less than a pixel wide or high; categories without objects"
     )
-    assert "segmentations" in lost_words("coco", content)
+    assert lost_words("coco", content) == UNREAD
+    content["images"].append({"id": 5, "width": 10, "height": 10})
+    unnamed = "which file an image is: 1 image without a file name, whose label file has its id"
+    assert all(unnamed in lost_words(kind, content) for kind in ("yolo", "voc"))
 
 
 def test_crowd_regions_are_difficult_objects_of_voc(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from builders import findings_below, label_folder, labels_in_words
 
+from detect.data.formats.label_studio import UNLABELLED
 from detect.data.read_dataset import read_dataset
 from detect.errors import CocoError
 
@@ -75,6 +76,17 @@ def test_of_several_annotations_the_ground_truth_is_read_and_the_task_is_named(t
         "a.json: of several annotations of a task the ground truth is read, else the first that is not cancelled: 1, "
         "the first is a.json: task 7"
     )
+
+
+def test_tasks_without_an_annotation_are_images_without_objects_and_told(tmp_path):
+    own = region("keypointlabels", x=10, y=10)
+    skipped, predicted = task(annotations=[{"was_cancelled": True, "result": [own]}]), task(annotations=[])
+    predicted["predictions"] = [{"result": [own]}]
+    none = task(annotations=[{"result": []}])  # somebody has looked, and found nothing
+    label_folder(tmp_path, {"a.json": json.dumps([skipped, predicted, none]), "a b.png": (200, 100)})
+    dataset = read_dataset(tmp_path / "a.json", keypoints=True)
+    assert (len(dataset.images), len(dataset.annotations)) == (3, 0)
+    assert findings_below(tmp_path, dataset.suspicious) == [f"a.json: {UNLABELLED}: 2, the first is a.json: task 7"]
 
 
 @pytest.mark.parametrize(

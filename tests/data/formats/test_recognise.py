@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from builders import ONE_BOX_TEXT, label_folder
+from builders import findings_below, label_folder
+from coco_files import ONE_BOX_TEXT
 
-from detect.data.formats.recognise import NAMES, format_of, labels_in
+from detect.data.formats.recognise import NAMES, FolderLabels, format_of, labels_in
 from detect.errors import CocoError
 
 CONTENTS: dict[str, list[str | bytes]] = {
@@ -69,7 +70,7 @@ def test_an_empty_text_is_the_label_file_of_an_image_without_objects_and_nothing
 
 def test_a_folder_has_the_format_of_its_labels_whatever_else_is_in_it(tmp_path):
     label_folder(tmp_path / "a", {"x/1.xml": "<annotation/>", "package.json": '{"name": "a"}', "README.txt": "Hello"})
-    assert labels_in(str(tmp_path / "a")) == ("voc", [str(tmp_path / "a" / "x" / "1.xml")])
+    assert labels_in(str(tmp_path / "a")) == FolderLabels("voc", [str(tmp_path / "a" / "x" / "1.xml")], [])
     texts = {
         "labels/1.txt": "",
         "labels/2.txt": "broken",
@@ -77,7 +78,18 @@ def test_a_folder_has_the_format_of_its_labels_whatever_else_is_in_it(tmp_path):
         "labels/train.txt": "0 1 1 1 1",
     }
     label_folder(tmp_path / "b", {**texts, "classes.txt": "cat", "val.txt": "images/1.png", "notes.json": '{"a": 1}'})
-    assert labels_in(str(tmp_path / "b")) == ("yolo", [str(tmp_path / "b" / name) for name in texts])
+    assert labels_in(str(tmp_path / "b")) == FolderLabels("yolo", [str(tmp_path / "b" / name) for name in texts], [])
+
+
+def test_a_json_file_of_no_format_among_json_labels_is_left_out_and_told(tmp_path):
+    files = {"1.json": CONTENTS["labelme"][0], "2.json": "", "3.json": '{"a": 1}', "4.json/x": "", "5.txt": "Hello"}
+    label_folder(tmp_path, files)
+    found = labels_in(str(tmp_path))
+    assert (found.format, found.files) == ("labelme", [str(tmp_path / "1.json")])
+    assert findings_below(tmp_path, found.left_out) == [
+        "2.json: is empty: no label file",
+        "3.json: starts with '{\"a\": 1}': no label file",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +99,7 @@ def test_a_folder_has_the_format_of_its_labels_whatever_else_is_in_it(tmp_path):
         ({"a.png": (4, 4)}, "no labels in this folder"),
         (
             {"1.xml": "<annotation/>", "1.txt": "0 .5 .5 .2 .6", "2.txt": ""},
-            r"several formats: VOC XML \(1 file\), YOLO text \(2 files\): give one folder or pattern, such as",
+            r"several formats: VOC XML \(1\.xml\), YOLO text \(1\.txt, and 1 more\): give the files of one",
         ),
     ],
 )

@@ -66,6 +66,13 @@ def test_images_without_a_label_file_have_no_objects_and_are_counted(tmp_path):
     ]
 
 
+def test_of_images_that_differ_in_their_suffix_one_has_the_label_and_the_other_is_told(tmp_path):
+    label_folder(tmp_path, {"images/a.jpg": WH, "images/a.png": WH, "labels/a.txt": BOX, "classes.txt": "cat"})
+    dataset = read_dataset(tmp_path / "labels")
+    assert labels_in_words(dataset) == [A]
+    assert findings_below(tmp_path, dataset.invalid) == ["images/a.jpg: another image has its label file"]
+
+
 def test_images_are_found_in_a_given_folder(tmp_path):
     label_folder(tmp_path, {"labels/train/a.txt": BOX, "labels/train/b.txt": BOX, "classes.txt": "cat"})
     label_folder(tmp_path, {"pictures/train/a.png": WH, "pictures/other/b.png": WH, "pictures/third/c.png": WH})
