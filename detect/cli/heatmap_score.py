@@ -166,8 +166,8 @@ def _print_tables(evaluation: TableEvaluation) -> None:
     from detect.cli.evaluation_results import best_scores, point_tables, print_tables
     from detect.wording import listed, plural
 
-    print_first("invalid labels", evaluation.invalid_labels)
-    print_first("invalid results", evaluation.invalid)
+    print_first("invalid among the labels", evaluation.invalid_labels)
+    print_first("invalid among the results", evaluation.invalid)
     first, without = evaluation.overall[0], evaluation.without_results
     if without:
         show(

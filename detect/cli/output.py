@@ -118,10 +118,13 @@ def length(text: str, option: str, *, least: float) -> tuple[float, bool]:
     ((4.0, True), (3.0, False))
     """
     plain = text.strip().removesuffix("um").removesuffix("µm")
-    values = numbers(plain, option, least=least)
-    if len(values) > 1:
-        raise ConfigError(f"{option}: expected one number, got {text!r}")
-    return values[0], plain != text.strip()
+    try:
+        value = float(plain)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise ConfigError(f"{option}: expected one number of {least:g} or more, got {text!r}")
+    return value, plain != text.strip()
 
 
 def note(text: str) -> None:

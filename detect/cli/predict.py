@@ -121,7 +121,7 @@ def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> 
         stream = io.BytesIO()
         detection_picture(data.files.open(row), marks.predicted(row)).save(stream, "PNG")
         save(folder, {names[row]: stream.getvalue()}, quiet=True)
-    note(f"wrote {len(rows):,} pictures to {folder}")
+    note(f"wrote {plural(len(rows), 'picture')} to {folder}")
 
 
 def picture_names(file_names: Sequence[str]) -> list[str]:

@@ -134,7 +134,7 @@ def test_pictures_mark_points_where_they_are_in_continuous_pixels(detect, tmp_pa
 def test_without_a_folder_it_counts_and_writes_nothing(detect, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = detect("heatmaps", "render", NUCLEI)
-    assert "318 points drawn in 80 images, 1 map each; 0 share the cell" in result.out
+    assert "318 points drawn in 80 images, 1 map each (nucleus); 0 share the cell" in result.out
     assert list(tmp_path.iterdir()) == []
 
 

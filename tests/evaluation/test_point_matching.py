@@ -255,6 +255,16 @@ def test_points_of_other_dimensions_are_not_matched(others):
             check_images([points, pair[0]], [points, pair[1]])
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_lists_of_numbers_are_named():
+    points = np.zeros((2, 2))
+    for pair in (([[0, 1]], points), (points, [[0, 1]])):
+        with pytest.raises(ValueError, match="points are in an array or tensor, got list"):
+            match_points(*pair, radius=1.0)
+    with pytest.raises(ValueError, match="scores of image 0 are in an array or tensor, got list"):
+        check_images([points], [points], scores=[[0.5, 0.5]])
+
+
 @pytest.mark.parametrize("pairs_at_once", [1, 7, 40])
 def test_blocks_of_any_size_match_as_the_whole_does(monkeypatch, pairs_at_once):
     predicted, truth = scattered(3, 200, extent=120.0)
