@@ -10,7 +10,7 @@ import typer
 import detect
 from detect.cli import options
 from detect.cli.heatmap_peaks import along_axes
-from detect.cli.output import length, note, numbers, print_answer, print_first, show
+from detect.cli.output import check_not_given, length, note, numbers, print_answer, print_first, show
 from detect.errors import CocoError, ConfigError
 
 if TYPE_CHECKING:
@@ -147,8 +147,7 @@ def _check_options(others: dict[str, bool], points: options.PointOptions, datase
     others |= {"from": points.source != "keypoints", "orientation": points.orientation != "none"}
     others |= {name: bool(getattr(dataset, name)) for name in ("images", "exif", "ignore_category")}
     others["bbox"] = dataset.bbox != "xywh"
-    if given := [f"--{name.replace('_', '-')}" for name, is_given in others.items() if is_given]:
-        raise ConfigError(f"{', '.join(given)}: not for tables of points")
+    check_not_given(others, "tables of points")
 
 
 def _list_left_out(evaluation: TableEvaluation, dataset: options.DatasetFiles) -> None:

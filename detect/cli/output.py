@@ -127,6 +127,12 @@ def length(text: str, option: str, *, least: float) -> tuple[float, bool]:
     return value, plain != text.strip()
 
 
+def check_not_given(options: Mapping[str, bool], what: str, path: Path | None = None) -> None:
+    """Raise ConfigError if options are given, by their names, that have no meaning for this kind of data."""
+    if given := [f"--{name.replace('_', '-')}" for name, is_given in options.items() if is_given]:
+        raise ConfigError(f"{', '.join(given)}: not for {what}{'' if path is None else f': {path}'}")
+
+
 def note(text: str) -> None:
     """Print a line on stderr, if it can be written."""
     with suppress(OSError):
