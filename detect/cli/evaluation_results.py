@@ -56,7 +56,9 @@ ANGLE_CAPTION = " The angle errors are the mean and the median over the pairs."
 BEST_COLUMNS = ("score threshold", "F1", "precision", "recall")
 BEST_CAPTION = "The score threshold with the highest F1 on these images, {at}."
 MAX_PRINTED = 10  # names of a confusion matrix; a wider one is on the page
-OKS_CAPTION = "COCO's average precision and recall by object keypoint similarity, by pycocotools."
+OKS_CAPTION = (
+    "COCO's average precision and recall by object keypoint similarity, by pycocotools: of an image, 20 results count."
+)
 SHEET_CAPTION = "Truth thin and white; results with a score of at least {:.3g} in the colour of their class."
 
 
@@ -115,7 +117,9 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
     tables = point_tables(evaluation.overall, evaluation.by_type, _best_scores(evaluation), oriented=oriented)
     if evaluation.oks:
         scores = asdict(evaluation.oks)
-        tables.append(ScoreTable("OKS", OKS_CAPTION, ("", *scores), (("all", *scores.values()),)))
+        tables.append(
+            ScoreTable("OKS", OKS_CAPTION, ("OKS, 20 results an image", *scores), (("all", *scores.values()),))
+        )
     return tables
 
 

@@ -74,16 +74,6 @@ def test_a_threshold_is_chosen_by_f1_or_count(detect, truth, pred, goal, expecte
     assert found == pytest.approx(expected)
 
 
-def test_a_threshold_drops_the_predictions_below(detect, truth, pred):
-    every = at_3_px(detect("heatmaps", "score", truth, "--results", pred, "--threshold", 0.6, "--json").json)
-    assert (every["num_predicted"], every["micro"]["precision"]) == (3, 1.0)
-
-
-def test_boxes_are_scored_by_their_centres(detect, truth, pred):
-    content = detect("heatmaps", "score", truth, "--results", pred, "--from", "boxes", "--json").json
-    assert [at_3_px(content)[name] for name in ("num_predicted", "num_matched", "num_truth")] == [6, 3, 4]
-
-
 def test_the_truth_as_prediction_is_perfect_and_nothing_is_nothing(detect, tmp_path):
     exact = [{**entry, "score": 0.5} for entry in CONTENT["annotations"]]
     arguments = ("heatmaps", "score", NUCLEI, "--oks-sigmas", 0.1, "--json", "--results")
@@ -188,7 +178,7 @@ def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detec
     arguments = ("heatmaps", "score", truth, "--results", path)
     reasons = sorted(each["reason"] for each in detect(*arguments, "--json").json["invalid_results"])
     assert [reason[:8] for reason in reasons] == [f"entry {place} " for place in range(4)]  # NaN is not predicted
-    assert "has 1 keypoints in the truth, this has 2" in reasons[1]
+    assert "has 1 keypoint in the truth, this has 2" in reasons[1]
     result = detect(*arguments, "--findings")
     assert "4 invalid among the results:" in result.out
     assert result.err.count(f"invalid: {path}: ") == 4

@@ -213,13 +213,6 @@ def test_a_radius_is_needed_and_a_threshold_is_given_or_chosen_not_both(tmp_path
         landmarks_evaluated(tmp_path, points(), [], threshold=0.5, choose="f1")
 
 
-def test_results_that_are_boxes_are_refused_as_landmarks(tmp_path):
-    results = [{"image_id": 1, "category_id": 5, "bbox": [1, 1, 9, 9], "score": 0.5}]
-    found = landmarks_evaluated(tmp_path, points(), results)
-    (invalid,) = found.to_dict()["invalid_results"]
-    assert invalid["reason"] == "entry 0 of the results: category 5 has 1 keypoints in the truth, this has 0"
-
-
 def test_angles_of_results_are_scored_within_each_radius(tmp_path):
     """The middles are (20, 10) and (50, 50); the results lie 1 and 4 px off, with errors of 10 and 170 degrees."""
     rods = [{"keypoints": [30, 10, 2, 10, 10, 2]}, {"keypoints": [50, 60, 2, 50, 40, 2]}]
