@@ -163,7 +163,8 @@ def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable
     found = _by_format(paths_of(source))
     other = [file for kind, files in found.items() if kind != "points" for file in files]
     if other:
-        raise CocoError(f"{other[0]}: no table of points (a CSV with columns x, y[, z])")
+        ways = "labels of other formats are compared with COCO results, as --to coco writes them"
+        raise CocoError(f"{other[0]}: no table of points (a CSV with columns x, y[, z]); {ways}")
     return read_points(found["points"], pixel_origin=pixel_origin)
 
 

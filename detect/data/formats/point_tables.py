@@ -29,6 +29,7 @@ from detect.text_formats import unguarded
 
 IMAGE_COLUMNS = ("image", "image_name", "imagename", "file_name", "filename", "file", "path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "category", "type", "name", "class_name")
+FRAME_COLUMNS = ("frame", "slice", "t", "time", "timepoint")
 SCORE_COLUMNS = ("score", "confidence", "probability")
 ORIGIN_COLUMN = "pixel_origin"
 EXCESS = "values beyond the columns"  # of a row: how many values it has
@@ -227,20 +228,36 @@ class _Table:
         return next((name for name in LABEL_COLUMNS if name in self.columns and name != self.image), None)
 
     @cached_property
+    def frame(self) -> str | None:
+        return next((name for name in FRAME_COLUMNS if name in self.columns), None)
+
+    @cached_property
     def score(self) -> str | None:
         return next((name for name in SCORE_COLUMNS if name in self.columns), None)
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         """The rows below the header that are not blank, by column, with the numbers of their lines."""
         reader = csv.reader(self.lines[1:], delimiter=self.separator)
+        first: dict[str, str] = {}
         try:
             for row in reader:
                 fields = [unguarded(field.strip()) for field in row]
                 if any(fields):
-                    beyond = {EXCESS: str(len(fields))} if any(fields[len(self.columns) :]) else {}
-                    yield reader.line_num + 1, dict(zip(self.columns, fields, strict=False)) | beyond
+                    entry = dict(zip(self.columns, fields, strict=False))
+                    self._check_frame(entry, first, reader.line_num + 1)
+                    if any(fields[len(self.columns) :]):
+                        entry[EXCESS] = str(len(fields))
+                    yield reader.line_num + 1, entry
         except csv.Error as error:
             raise CocoError(f"{self.file}: not a table ({error})") from None
+
+    def _check_frame(self, entry: Mapping[str, str], first: dict[str, str], line: int) -> None:
+        """Raise CocoError if a row lies in another frame of its image than the ``first`` row did."""
+        value = entry.get(self.frame, "") if self.frame else ""
+        own = first.setdefault(self.image_of(entry), value)
+        if value != own:
+            reason = "points of several frames in one image: give each frame a table, or a name in a column image"
+            raise CocoError(f"{self.file}, line {line}: {self.frame} {value!r} after {own!r}: {reason}")
 
     def image_of(self, entry: Mapping[str, str]) -> str:
         """The image of a row; nothing without a column of images."""

@@ -123,6 +123,16 @@ def test_two_images_of_one_name_are_not_taken_as_one(tmp_path, files):
         read_point_files(tmp_path / "found")
 
 
+def test_frames_are_not_taken_as_one_image(tmp_path):
+    message = r"a\.csv, line 3: frame '1' after '0': points of several frames in one image: give each frame a table"
+    with pytest.raises(CocoError, match=message):
+        points_of(tmp_path, "frame,x,y\n0,1,2\n1,3,4\n")
+    with pytest.raises(CocoError, match=message):
+        read_dataset(tmp_path / "a.csv")
+    assert len(points_of(tmp_path, "image,frame,x,y\na.png,0,1,2\nb.png,1,3,4\n").points) == 2
+    assert len(points_of(tmp_path, "frame,x,y\n0,1,2\n0,3,4\n").points) == 2
+
+
 def test_an_image_has_the_name_after_its_folders_of_any_system(tmp_path):
     assert points_of(tmp_path, "image,x,y\nC:\\data\\t.png,1,1\nC:\\data\\t.png,5,5\n").images == ("t",)
 
