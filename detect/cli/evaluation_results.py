@@ -93,15 +93,19 @@ def choose_radius(radii: Sequence[float] | None) -> float:
     return radii[0] if radii and len(radii) == 1 else RADIUS_PX
 
 
-def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> None:
-    """List the invalid results if the options ask for it; with strict options, or if all are invalid, one is an error."""
-    num_valid = len(predicted.scores) - len(evaluation.invalid) + len(predicted.invalid)
-    for finding in evaluation.invalid:
-        message = str(replace(finding, file=source))
+def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> Evaluation:
+    """The evaluation with the file of each invalid result. The options may ask for a list of these.
+
+    With strict options, or if all results are invalid, one is an error.
+    """
+    invalid = tuple(replace(finding, file=source) for finding in evaluation.invalid)
+    num_valid = len(predicted.scores) - len(invalid) + len(predicted.invalid)
+    for finding in invalid:
         if options.strict or not num_valid:
-            raise CocoError(message if options.strict else f"{message}; no other result is valid either")
+            raise CocoError(str(finding) if options.strict else f"{finding}; no other result is valid either")
         if options.findings:
-            note(f"invalid: {message}")
+            note(f"invalid: {finding}")
+    return replace(evaluation, invalid=invalid)
 
 
 def tables_of(evaluation: Evaluation) -> list[ScoreTable]:

@@ -102,7 +102,7 @@ def _score_coco(
     predicted = detect.read_results(results, landmarks.dataset)
     how |= {"radii": radii, "choose_radius": choose_radius(radii), "source": points.source}
     evaluation = evaluate_results(predicted, landmarks.dataset, landmarks, **how)
-    check_invalid(evaluation, predicted, str(results), dataset)
+    evaluation = check_invalid(evaluation, predicted, str(results), dataset)
     print_answer(json, evaluation.to_dict, lambda: print_evaluation(evaluation))
 
 
