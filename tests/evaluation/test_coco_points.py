@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -179,14 +178,6 @@ def test_each_type_of_landmark_is_scored_by_itself(tmp_path):
     assert found.overall[0].num_matched == 2
     assert found.overall[0].num_images == 3
     assert [curve.category for curve in found.curves] == ["", "kind 5", "kind 9"]
-
-
-def test_no_points_found_is_no_special_case(tmp_path):
-    found = landmarks_evaluated(tmp_path, points(), [])
-    assert [each.micro.f1 for each in found.overall] == [0] * 4
-    assert found.overall[0].count.bias == -1
-    assert all(len(curve.recall) == 0 for curve in found.curves)
-    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_the_threshold_is_chosen_on_the_data_and_told(tmp_path):

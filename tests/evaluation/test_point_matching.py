@@ -121,10 +121,6 @@ def test_no_points_are_ordinary():
         assert matches_by_score(*pair, scores=np.ones(len(pair[0])), radius=1.0).tolist() == [False] * len(pair[0])
 
 
-def test_points_in_one_place_are_paired_one_to_one():
-    assert number_and_total(np.zeros((3, 2)), np.zeros((2, 2)), radius=1.0) == (2, 0)
-
-
 def test_points_in_single_precision_are_compared_in_double():
     far = np.array([[16777216.0, 0.0]], np.float32)
     assert number_and_total(far, far.astype(np.float64) + np.array([[1.5, 0.0]]), radius=2.0) == (1, 1.5)
