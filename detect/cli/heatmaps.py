@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 
 # spelled out, as in options.py
-Shape = Literal["gaussian", "pixel"]
+Shape = Literal["gaussian", "disc", "pixel"]
 Blend = Literal["max", "sum"]
 Occluded = Literal["draw", "ignore"]
 Unlabelled = Literal["ignore", "background", "map"]
@@ -32,7 +32,7 @@ def render(
     stride: Annotated[float, typer.Option(min=0.25, max=10_000, help="Image pixels per cell of the map.")] = 4.0,
     sigma: Annotated[
         float,
-        typer.Option(min=0.05, max=10_000, help="Standard deviation of the Gaussians, in cells."),
+        typer.Option(min=0.05, max=10_000, help="Standard deviation of the Gaussians, or radius of a disc, in cells."),
     ] = 2.0,
     shape: Annotated[Shape, typer.Option(help="What is drawn for a point.")] = "gaussian",
     blend: Annotated[Blend, typer.Option(help="Value where Gaussians overlap: the larger one, or the sum.")] = "max",

@@ -103,9 +103,7 @@ Source = Annotated[
 ]
 PixelOrigin = Annotated[
     PixelOriginName,
-    typer.Option(
-        help="Where coordinate i of a keypoint lies, if files do not say: at pixel i's centre, or its corner."
-    ),
+    typer.Option(help="Where keypoint coordinate i lies: at the centre of pixel i (pixel indices), or at its corner."),
 ]
 Orientation = Annotated[
     OrientationName,

@@ -115,25 +115,27 @@ def zeros(shape: Sequence[int], reference: Array) -> Any:
     return like(np.zeros(shape, np.float32), reference)
 
 
-SHAPES = ("gaussian", "pixel")
+SHAPES = ("gaussian", "disc", "pixel")
 BLENDS: dict[str, np.ufunc] = {"max": np.maximum, "sum": np.add}
 BUDGET_BYTES = 2**26
 BYTES_PER_CELL = 28  # of a patch: its index, its value, and temporaries
 CACHE_CELLS = 2**16  # cells of patches at once on the CPU
 LARGE_WINDOW = 700  # cells, from which a slice for each patch is faster
-ON_THE_EDGE = 1e-6  # a cell on the edge of a window is inside, whatever the rounding
+ON_THE_EDGE = 1e-6  # a cell on the edge of a window or disc is inside, whatever the rounding
 
 
 @dataclass(frozen=True)
 class Patches:
     """Patches of one size inside their maps, with a row of factors along each axis of the map, rows before columns.
 
-    ``first`` are their first cells. The value of a cell is the product of its factors.
+    ``first`` are their first cells. The value of a cell is the product of its factors. For discs the factors are squared
+    distances in radii, and the value is 1 where their sum is at most 1.
     """
 
     maps: Int64[ndarray, " n"]
     first: Int64[ndarray, "n d"]
     factors: tuple[Float32[ndarray, "n _"], ...]
+    disc: bool = False
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -153,17 +155,18 @@ def draw_points(
 ) -> None:
     """Draw points into maps (k, *cells) of float32, in place; the columns of ``cells`` and ``sigma`` follow the maps' axes.
 
-    A Gaussian reaches ``window`` sigmas along each axis, and at least to the nearest cell. Points must be inside their map.
+    A Gaussian reaches ``window`` sigmas along each axis, and at least to the nearest cell. A disc has the radius sigma and
+    always covers the nearest cell. Points must be inside their map.
 
     >>> maps = np.zeros((1, 3, 4), np.float32)
-    >>> draw_points(maps, np.array([0]), np.array([[1.0, 2.0]]), np.array([[1.0, 1.0]]), window=1.0)
-    >>> maps.round(2)
-    array([[[0.  , 0.37, 0.61, 0.37],
-            [0.  , 0.61, 1.  , 0.61],
-            [0.  , 0.37, 0.61, 0.37]]], dtype=float32)
+    >>> draw_points(maps, np.array([0]), np.array([[1.0, 2.0]]), np.array([[1.0, 1.0]]), shape="disc")
+    >>> maps.astype(int)
+    array([[[0, 0, 1, 0],
+            [0, 1, 1, 1],
+            [0, 0, 1, 0]]])
     """
     sizes = np.array(maps.shape[1:])
-    reach = np.maximum(sigma * window, 0.5) + ON_THE_EDGE
+    reach = np.maximum(sigma * (window if shape == "gaussian" else 1.0), 0.5) + ON_THE_EDGE
     if shape == "pixel":
         cells, reach = np.floor(cells + 0.5), np.full_like(reach, ON_THE_EDGE)
     widths = np.minimum(2 * reach + 1, sizes).astype(np.int64)
@@ -174,8 +177,8 @@ def draw_points(
         for start in range(0, len(rows), at_once):
             chunk = rows[start : start + at_once]
             first = np.clip(np.ceil(cells[chunk] - reach[chunk]), 0, sizes - width).astype(np.int64)
-            factors = _factors(first, width, cells[chunk], sigma[chunk], reach[chunk])
-            blend_patches(maps, Patches(of_map[chunk], first, factors), blend=blend)
+            factors = _factors(first, width, cells[chunk], sigma[chunk], reach[chunk], shape == "disc")
+            blend_patches(maps, Patches(of_map[chunk], first, factors, shape == "disc"), blend=blend)
 
 
 def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
@@ -184,7 +187,7 @@ def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
         blend_scattered(maps, patches, blend=blend)
         return
     maps, window = np.asarray(maps), patches.window  # a tensor on the CPU shares its memory
-    values, starts = _outer(patches.factors), _starts(maps, patches)
+    values, starts = _outer(patches.factors, patches.disc), _starts(maps, patches)
     flat, offsets = maps.reshape(-1), _window_offsets(maps.shape, window)
     if np.prod(window) < LARGE_WINDOW:
         BLENDS[blend].at(flat, (starts[:, None] + offsets).reshape(-1), values.reshape(-1))
@@ -196,7 +199,7 @@ def blend_patches(maps: Array, patches: Patches, *, blend: str = "max") -> None:
 
 def blend_scattered(maps: Tensor, patches: Patches, *, blend: str = "max") -> None:
     """Blend patches into maps on any device, in place, by one ``scatter_reduce``."""
-    values = _outer(tuple(like(each, maps) for each in patches.factors))
+    values = _outer(tuple(like(each, maps) for each in patches.factors), patches.disc)
     offsets = like(_window_offsets(tuple(maps.shape), patches.window), maps)
     at = (like(_starts(maps, patches), maps)[:, None] + offsets).view(-1)
     maps.view(-1).scatter_reduce_(0, at, torch.as_tensor(values).reshape(-1), "amax" if blend == "max" else "sum")
@@ -217,22 +220,30 @@ def _factors(
     cells: Float64[ndarray, "n d"],
     sigma: Float64[ndarray, "n d"],
     reach: Float64[ndarray, "n d"],
+    disc: bool,
 ) -> tuple[Float32[ndarray, "n _"], ...]:
+    if disc:  # enlarged where needed to cover the nearest cell
+        nearest = (cells - np.floor(cells + 0.5)) / sigma
+        sigma = sigma * np.sqrt(np.maximum(1.0, (nearest**2).sum(axis=1, keepdims=True)) * (1 + ON_THE_EDGE))
     factors = []
     for axis in range(cells.shape[1]):
         start, center, scale, limit = (each[:, axis, None] for each in (first, cells, sigma, reach))
         apart = start + np.arange(width[axis]) - center
-        factor = np.where(np.abs(apart) <= limit, np.exp(-0.5 * (apart / scale) ** 2), 0.0)
+        squares = (apart / scale) ** 2
+        factor = squares if disc else np.where(np.abs(apart) <= limit, np.exp(-0.5 * squares), 0.0)
         factors.append(factor.astype(np.float32))
     return tuple(factors)
 
 
-def _outer(factors: Sequence[Array]) -> Any:
+def _outer(factors: Sequence[Array], disc: bool) -> Any:
     """The values (n, *window) of patches."""
     total = factors[0]
     for axis, factor in enumerate(factors[1:], start=1):
-        total = total[..., None] * factor.reshape(len(factor), *[1] * axis, -1)
-    return total
+        along = factor.reshape(len(factor), *[1] * axis, -1)
+        total = total[..., None] + along if disc else total[..., None] * along
+    if not disc:
+        return total
+    return (total <= 1).astype(np.float32) if isinstance(total, ndarray) else (total <= 1).float()
 
 
 def _starts(maps: Array, patches: Patches) -> Int64[ndarray, " n"]:

@@ -99,7 +99,7 @@ def render_heatmaps(
         stride: image pixels per cell, for all axes or for each of x, y(, z).
         sigma: in cells: a number, a tuple with one for each of x, y(, z), or for each point an array (n,) or (n, D).
             Below about .05 cells a Gaussian halfway between cells is 0 in float32, except with ``center="cell"``.
-        shape: ``"gaussian"``, or ``"pixel"``, the nearest cell alone.
+        shape: ``"gaussian"``, ``"disc"`` of radius sigma, or ``"pixel"``, the nearest cell alone.
         center: ``"exact"``, or ``"cell"`` to draw at the centre of the nearest cell.
         window: half width of a Gaussian's window, in sigmas.
         blend: value where Gaussians overlap, ``"max"`` or ``"sum"``.

@@ -67,8 +67,7 @@ class DataConfig(_Section):
     resize: str = Field(default="none", description="resize rule of the detector, the one the anchors are made for")
     channels: Literal[1, 3, 4] = Field(default=3, description="channels of the network's input")
     pixel_origin: Literal["center", "corner"] = Field(
-        default="center",
-        description="keypoints of files that do not say: pixel i has its centre at i, or its left edge",
+        default="center", description="keypoints: pixel i has its centre at i, or its left edge"
     )
     unlabelled: Literal["ignore", "background", "map"] = Field(
         default="ignore",

@@ -72,7 +72,7 @@ def test_every_gaussian_is_what_the_definition_says(blend, shape):
     assert_allclose(ours, drawn_plainly(*points, 2.0, blend, shape), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", ["gaussian", "pixel"])
+@pytest.mark.parametrize("shape", ["gaussian", "disc", "pixel"])
 @pytest.mark.parametrize("maps_shape", [MAPS_SHAPE, (2, 7, 12, 9)])
 def test_slices_flat_indices_and_scattering_draw_the_same_maxima_to_the_last_bit(shape, maps_shape, monkeypatch):
     points = scattered(shape=maps_shape)
@@ -98,6 +98,18 @@ def test_scattering_sums_as_the_others_do(monkeypatch):
     monkeypatch.setattr(drawing, "blend_patches", scatter)
     draw_points(on_device, *points, blend="sum")
     assert_close(on_device, torch.from_numpy(ours), rtol=1e-5, atol=1e-6)
+
+
+def test_a_disc_is_the_cells_within_its_radius_and_the_nearest_at_least():
+    of_map, cells, sigma = scattered(40)
+    ours = np.stack([drawn(of_map[[i]], cells[[i]], sigma[[i]], shape="disc") for i in range(40)])
+    grid = np.stack(np.indices(MAPS_SHAPE[1:]), axis=-1)
+    for i in range(40):
+        inside = (((grid - cells[i]) / sigma[i]) ** 2).sum(axis=-1) <= 1
+        row, column = np.floor(cells[i] + 0.5).astype(int)
+        assert ours[i, of_map[i], row, column] == 1
+        if inside[row, column]:
+            assert_array_equal(ours[i, of_map[i]], inside)
 
 
 def test_memory_stays_below_the_budget():
@@ -126,7 +138,7 @@ def test_windows_larger_than_the_map_are_cut_to_it():
 def test_no_points():
     nothing = np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 2))
     assert_array_equal(drawn(*nothing), np.zeros(MAPS_SHAPE))
-    assert_array_equal(drawn(*nothing, tensor=True, shape="pixel"), np.zeros(MAPS_SHAPE))
+    assert_array_equal(drawn(*nothing, tensor=True, shape="disc"), np.zeros(MAPS_SHAPE))
 
 
 def test_maps_cover_their_image():

@@ -61,6 +61,9 @@ def test_shapes_by_hand():
     point = [np.array([[2.2, 1.0]])]
     pixel_origin = render_heatmaps(point, (3, 6), stride=1, shape="pixel").heatmaps[0, 0]
     assert_array_equal(np.argwhere(pixel_origin), [[1, 2]])
+    disc = render_heatmaps(point, (3, 6), stride=1, shape="disc", sigma=1.2).heatmaps[0, 0]
+    # from 2.2: columns 1 and 3 are 1.2 and .8 away; rows beside are 1 away, and with .2 across 1.02
+    assert_array_equal(disc, [[0, 0, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0]])
     on_cell = render_heatmaps(point, (3, 6), stride=1, sigma=1.0, center="cell").heatmaps[0, 0]
     assert_allclose(on_cell[1, :4], np.exp([-2, -0.5, 0, -0.5]), rtol=1e-6)
 
@@ -112,7 +115,7 @@ def test_equal_gaussians_are_those_of_the_nearest_point_of_a_tree_but_for_the_wi
     assert error.max() <= math.exp(-(window**2) / 2) + 1e-6  # .135, .0111, .0003
 
 
-@given(st.integers(0, 10**6), st.sampled_from(["gaussian", "pixel"]), st.sampled_from(["exact", "cell"]))
+@given(st.integers(0, 10**6), st.sampled_from(["gaussian", "disc", "pixel"]), st.sampled_from(["exact", "cell"]))
 def test_order_of_points_does_not_matter(seed, shape, center):
     points, random = some_points(seed=seed), np.random.default_rng(seed)
     order, sigma = random.permutation(40), random.uniform(0.5, 4, 40)
