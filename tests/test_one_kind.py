@@ -40,7 +40,7 @@ from detect.keypoints.orientations import angles_between, directions, in_degrees
 from detect.keypoints.padded_peaks import find_padded_peaks
 from detect.keypoints.peaks import Peaks, find_peaks
 from detect.keypoints.split_peaks import split_peaks
-from detect.keypoints.targets import pixel_weights, render_heatmaps
+from detect.keypoints.targets import HeatmapTargets, pixel_weights, render_heatmaps
 from detect.losses import (
     heatmap_bce_loss,
     heatmap_focal_loss,
@@ -57,7 +57,7 @@ MODULES = [
     *("detect.evaluation.precision_recall", "detect.evaluation.predicted_points"),
     *("detect.losses.heatmaps", "detect.detectors.blob_detector"),
 ]
-METHODS = (Keypoints, LocalMaxima, Peaks, BlobDetector)
+METHODS = (Keypoints, LocalMaxima, Peaks, HeatmapTargets, BlobDetector)
 OTHERS = {  # functions of something else than the arrays of a user
     "coordinates": "origin_shift",  # of a word
     "drawing": "along_axes blend_patches blend_scattered draw_points map_size zeros",  # in place, below render_heatmaps
@@ -85,7 +85,7 @@ FREE = {  # arguments of any size, and those whose partner is one of the other a
         "check_images.truth",
     ),
     *("choose_threshold.truth", "point_confusions.truth", "are_counted.true_points", "inside_any.points", "of.images"),
-    *("by_group.values", "rows.index", "take.index", "heatmap_focal_loss.positives"),
+    *("by_group.values", "rows.index", "take.index", "spread.self", "spread.values", "heatmap_focal_loss.positives"),
     *("split_peaks.heatmaps", "pixel_weights.ignored", "fit_blob_detector.images"),
     *(f"{each.__name__}.maps" for each in subpixel.REFINEMENTS.values()),
 }
@@ -106,6 +106,7 @@ PEAKS = find_peaks(bells(12, 14), threshold=0.3)
 POINTS = [np.array([[3.0, 4.0], [9.5, 6.25], [5.0, 5.5]]), np.array([[2.0, 7.5], [8.0, 1.0]])]
 SCORES = [np.array([0.9, 0.4, 0.6]), np.array([0.7, 0.3])]
 KEYPOINTS = Keypoints.of(POINTS)
+TARGETS = render_heatmaps(POINTS, (12, 14), stride=1)
 CELLS = np.array([[0, 0, 3, 4], [1, 1, 5, 6], [1, 0, 2, 2]])
 BLOB = 5 + bells(24, 26)[0, 0]
 LOSS = {"targets": bells(6, 7).clip(0, 1), "weights": np.ones((2, 1, 6, 7))}
@@ -141,6 +142,7 @@ CASES: dict[Callable[..., Any], dict[str, Any]] = {
     find_peaks: {"heatmaps": bells(12, 14), "split": True, "sigma": (2.0, 2.0), "threshold": 0.3},
     split_peaks: {"heatmaps": bells(12, 14), "peaks": PEAKS, "sigma": 2.0},
     **REFINEMENTS,
+    HeatmapTargets.spread: {"self": TARGETS, "values": np.linspace(0, 1, 10).reshape(5, 2)},
     render_heatmaps: {**DRAWN, "image_hw": (12, 14)},
     pixel_weights: {"ignored": bells(12, 14) * 0, "regions": DRAWN["ignore"], "stride": 1, "pixel_origin": "center"},
     score_points: {**SCORED, "radius": 3.0, "spacing": (1.0, 2.0)},

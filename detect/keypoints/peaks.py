@@ -141,7 +141,8 @@ def find_peaks(
             (:mod:`detect.keypoints.suppression`).
         spacing: size of a cell, along each axis (x, y[, z]) or all.
         max_peaks: number of points kept of each image and type, the highest first; None keeps all.
-        refine: a name in ``REFINEMENTS``, see :mod:`detect.keypoints.subpixel`, or a function of your own, on tensors.
+        refine: a name in ``REFINEMENTS``, or a function such as ``functools.partial(dark, kernel=17)``. A function of your
+            own is given tensors.
         split: fit close points together, and find those whose Gaussians overlap so much that they have one maximum
             together, by :func:`detect.keypoints.split_peaks.split_peaks`, which needs 0 < threshold < 1 and gives no
             covariance.

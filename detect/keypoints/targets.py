@@ -56,6 +56,26 @@ class HeatmapTargets:
         """Count the drawn points whose cell an earlier point of their type already has."""
         return len(self.positives) - len(np.unique(to_numpy(self.positives), axis=0))
 
+    def spread(self, values: Array) -> tuple[Array, Array]:
+        """Write values (m, k) of the drawn points into maps (b, k, *cells), and mark their cells in a mask (b, 1, *cells).
+
+        All keypoint types share the maps. Of several points in one cell, the nearest to its centre counts.
+        """
+        check_kinds(targets=self.heatmaps, values=values)
+        check_shape("one row of values for each drawn point,", values, (len(self.positives), values.shape[-1]))
+        positives, offsets, table = (to_numpy(each) for each in (self.positives, self.offsets, values))
+        distance = (offsets.astype(np.float64) ** 2).sum(axis=1)
+        order = np.lexsort((*table.T, *offsets.T, distance))  # ties do not depend on the order of points
+        rows = order[np.unique(np.delete(positives, 1, axis=1)[order], axis=0, return_index=True)[1]]
+        maps, mask = (
+            zeros((len(self.heatmaps), channels, *self.heatmaps.shape[2:]), self.heatmaps)
+            for channels in (values.shape[1], 1)
+        )
+        image, _, *cell = self.positives[like(rows, self.heatmaps)].T
+        maps[(image, slice(None), *cell)] = like(table[rows].astype(np.float32), self.heatmaps)
+        mask[(image, 0, *cell)] = 1
+        return maps, mask
+
 
 def render_heatmaps(
     points: KeypointsLike,

@@ -209,11 +209,16 @@ def test_types_are_weighted_by_themselves_and_regions_for_all():
     assert_array_equal(targets.weights[0, :, 10:12, 20:22], np.zeros((2, 2, 2)))
 
 
-def test_sizes_and_orientations_at_the_instances():
+def test_sizes_and_orientations_at_the_instances_and_as_maps():
     points, sizes = [np.array([[4.0, 8.0], [99.0, 0.0], [20.0, 8.0]])], np.array([[8.0, 4], [1, 1], [2, 2]])
     targets = render_heatmaps(points, (24, 32), stride=(4, 2), sizes=sizes, angles=np.array([0.0, 9.0, math.pi / 2]))
     assert_allclose(targets.sizes, [[2, 2], [0.5, 1]])
     assert_allclose(targets.orientations, [[1, 0], [0, 1]], atol=1e-7)
+    maps, mask = targets.spread(np.concatenate([targets.sizes, targets.orientations], axis=1))  # each its own
+    assert maps.shape == (1, 4, 12, 8)
+    assert_array_equal(np.argwhere(mask), [[0, 0, 4, 1], [0, 0, 4, 5]])  # x 4.5 / 4 - .5, 20.5 / 4 - .5; y 8.5 / 2 - .5
+    assert_allclose(maps[0, :, 4, 5], [0.5, 1, 0, 1], atol=1e-7)
+    assert_array_equal(maps * (1 - mask), 0 * maps)
 
 
 def test_a_batch_without_points():
@@ -223,6 +228,9 @@ def test_a_batch_without_points():
     assert targets.positives.shape == (0, 4)
     assert targets.offsets.shape == (0, 2)
     assert_array_equal(targets.counts, [[0], [0]])
+    maps, mask = targets.spread(targets.offsets)
+    assert maps.shape == (2, 2, 5, 6)
+    assert not mask.any()
 
 
 def test_fault_8_two_points_in_a_cell_leave_its_peak_and_both_are_kept():
@@ -234,6 +242,15 @@ def test_fault_8_two_points_in_a_cell_leave_its_peak_and_both_are_kept():
     assert_array_equal(targets.positives, [[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 0, 0]])
     assert_array_equal(targets.point_weights, [1, 1, 1])
     assert targets.num_same_cell() == 1
+
+
+def test_fault_of_overwriting_the_nearest_of_a_cell_is_taken_whatever_the_order():
+    # MMPose's combined UDP and CenterNet keep the last
+    points = np.array([[4.4, 4.0], [4.1, 4.0], [3.7, 4.0], [4.1, 4.0]])
+    values = np.array([[1.0], [2.0], [3.0], [5.0]])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
+        maps, _ = render_heatmaps([points[order]], HW, stride=1).spread(values[order])
+        assert maps[0, 0, 4, 4] == 2  # of the two at the very same place the lesser value
 
 
 def test_regions_of_a_map_are_ignored_in_that_map_alone():
