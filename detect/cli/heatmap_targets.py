@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from detect.cli.detectors import spread_evenly
@@ -67,13 +68,13 @@ class TargetFiles:
             own["angles"] = np.asarray(batch.landmarks.angles) * PER_TURN[batch.orientation]
         return render_heatmaps(batch.landmarks, image_hw, sigma=sigma, ignore=ignore, **own)
 
-    def shards(self, *, per_shard: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    def shards(self, *, per_shard: int, pack: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Description and content of one file after the other; the images of a file have one size."""
         dataset = self.landmarks.dataset
         for number, images in enumerate(batches_of_one_size(self.landmarks, per_shard)):
             targets = self.targets(images)
             about = {
-                "file": f"targets-{number:05}.npz",
+                "file": f"targets-{number:05}.{pack}",
                 "images": len(images),
                 "map_hw": list(targets.heatmaps.shape[2:]),
                 "drawn": len(targets.positives),
@@ -142,10 +143,15 @@ class TargetFiles:
         }
 
 
-def packed_shard(content: Mapping[str, Any]) -> bytes:
-    """A file for ``numpy.load``, which reads it without running code from it."""
+def packed_shard(content: Mapping[str, Any], pack: str) -> bytes:
+    """A file for ``numpy.load`` or ``torch.load``; both read it without running code from it."""
     packed = io.BytesIO()
-    np.savez_compressed(packed, **content)
+    if pack == "npz":
+        np.savez_compressed(packed, **content)
+    else:
+        texts = {name: value.tolist() for name, value in content.items() if value.dtype.kind == "U"}
+        numbers = {name: torch.from_numpy(value) for name, value in content.items() if name not in texts}
+        torch.save({**numbers, **texts}, packed)
     return packed.getvalue()
 
 

@@ -49,6 +49,7 @@ def render(
             "0 in the whole map of its type."
         ),
     ] = "ignore",
+    pack: Annotated[Literal["npz", "pt"], expert(help="Files for NumPy, or for torch.")] = "npz",
     per_shard: Annotated[int, expert(min=1, max=100_000, help="Maximum number of images in a file.")] = 64,
     num_pictures: options.NumPictures = 12,
     dataset: options.DatasetFiles,
@@ -75,9 +76,9 @@ def render(
         save(output, {"overlays.png": targets.overlays(dataset.images, num_pictures)})
     written = []
     with reading_bar() as on_progress:
-        for about, content in targets.shards(per_shard=per_shard):
+        for about, content in targets.shards(per_shard=per_shard, pack=pack):
             if output:
-                save(output, {about["file"]: packed_shard(content)}, quiet=True)
+                save(output, {about["file"]: packed_shard(content, pack)}, quiet=True)
             written.append(about)
             on_progress("drawing", sum(each["images"] for each in written), len(landmarks.dataset.images))
     index = targets.index(written)

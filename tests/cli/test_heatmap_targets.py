@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from builders import points_dataset, written
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
@@ -24,14 +25,16 @@ POINTS = {  # of each image, in the order of annotation ids, straight from the f
 }
 
 
-def test_shards_hold_the_maps_of_all_images_and_are_read_without_running_code(detect, tmp_path):
+@pytest.mark.parametrize("pack", ["npz", "pt"])
+def test_shards_hold_the_maps_of_all_images_and_are_read_without_running_code(detect, tmp_path, pack):
     out = tmp_path / "out"
-    assert detect("heatmaps", "render", NUCLEI, "-o", out, "--per-shard", 30, "--stride", 2).code == 0
-    names = [f"targets-{number:05}.npz" for number in range(3)]
+    assert detect("heatmaps", "render", NUCLEI, "-o", out, "--per-shard", 30, "--pack", pack, "--stride", 2).code == 0
+    names = [f"targets-{number:05}.{pack}" for number in range(3)]
     assert sorted(path.name for path in out.iterdir()) == ["overlays.png", *names, "targets.json"]
     seen: list[int] = []
     for name in names:
-        shard = np.load(out / name, allow_pickle=False)
+        path = out / name
+        shard = torch.load(path, weights_only=True) if pack == "pt" else np.load(path, allow_pickle=False)
         ids = shard["image_ids"].tolist()
         expected = render_heatmaps([np.array(POINTS[own]).reshape(-1, 2) for own in ids], (128, 128), stride=2)
         assert_array_equal(np.asarray(shard["heatmaps"]), expected.heatmaps)
