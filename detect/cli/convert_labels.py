@@ -89,7 +89,7 @@ def _convert_as_it_is(to: str, files: list[str], output: Path) -> tuple[dict[str
 def _convert_in_memory(to: str, dataset: DatasetFiles, output: Path, json: bool) -> None:
     from detect.data.formats.label_files import WRITERS
 
-    read = dataset.read(keypoints=True)
+    read = dataset.read(keypoints=True).with_pixel_origin("center")  # what COCO and YOLO are read as
     made = WRITERS["coco" if to == "parquet" else to](read)
     with reading_bar() as on_progress, _writing(output):
         if to == "parquet":

@@ -96,7 +96,7 @@ def evaluate(
         marks.results, marks.dataset, marks.landmarks, threshold=threshold, min_score=picture_score, **scored
     )
     marks = replace(marks, min_score=evaluation.confusion.threshold)
-    evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
+    evaluation = evaluation_results.check_invalid(evaluation, marks.results, name, dataset)
     tables, content = evaluation_results.tables_of(evaluation), evaluation.to_dict()
     counted = CountReport.of(
         marks,

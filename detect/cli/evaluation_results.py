@@ -50,12 +50,15 @@ POINT_CAPTION = (
     "Points are paired one to one within the radius. AP is over the scores of all results, the error the mean distance of "
     "the pairs."
 )
+COUNT_CAPTION = "Predicted minus true number of points of an image and keypoint type."
 ANGLE_CAPTION = " The angle errors are the mean and the median over the pairs."
 
-BEST_COLUMNS = ("", "score threshold", "F1", "precision", "recall")
+BEST_COLUMNS = ("score threshold", "F1", "precision", "recall")
 BEST_CAPTION = "The score threshold with the highest F1 on these images, {at}."
 MAX_PRINTED = 10  # names of a confusion matrix; a wider one is on the page
-OKS_CAPTION = "COCO's average precision and recall by object keypoint similarity, by pycocotools."
+OKS_CAPTION = (
+    "COCO's average precision and recall by object keypoint similarity, by pycocotools: of an image, 20 results count."
+)
 SHEET_CAPTION = "Truth thin and white; results with a score of at least {:.3g} in the colour of their class."
 
 
@@ -90,15 +93,19 @@ def choose_radius(radii: Sequence[float] | None) -> float:
     return radii[0] if radii and len(radii) == 1 else RADIUS_PX
 
 
-def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> None:
-    """List the invalid results if the options ask for it; with strict options, or if all are invalid, one is an error."""
-    num_valid = len(predicted.scores) - len(evaluation.invalid) + len(predicted.invalid)
-    for finding in evaluation.invalid:
-        message = str(replace(finding, file=source))
+def check_invalid(evaluation: Evaluation, predicted: CocoResults, source: str, options: DatasetFiles) -> Evaluation:
+    """The evaluation with the file of each invalid result. The options may ask for a list of these.
+
+    With strict options, or if all results are invalid, one is an error.
+    """
+    invalid = tuple(replace(finding, file=source) for finding in evaluation.invalid)
+    num_valid = len(predicted.scores) - len(invalid) + len(predicted.invalid)
+    for finding in invalid:
         if options.strict or not num_valid:
-            raise CocoError(message if options.strict else f"{message}; no other result is valid either")
+            raise CocoError(str(finding) if options.strict else f"{finding}; no other result is valid either")
         if options.findings:
-            note(f"invalid: {message}")
+            note(f"invalid: {finding}")
+    return replace(evaluation, invalid=invalid)
 
 
 def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
@@ -114,7 +121,9 @@ def tables_of(evaluation: Evaluation) -> list[ScoreTable]:
     tables = point_tables(evaluation.overall, evaluation.by_type, _best_scores(evaluation), oriented=oriented)
     if evaluation.oks:
         scores = asdict(evaluation.oks)
-        tables.append(ScoreTable("OKS", OKS_CAPTION, ("", *scores), (("all", *scores.values()),)))
+        tables.append(
+            ScoreTable("OKS", OKS_CAPTION, ("OKS, 20 results an image", *scores), (("all", *scores.values()),))
+        )
     return tables
 
 
@@ -135,7 +144,7 @@ def point_tables(
     count_row = (kept, *astuple(first.count), first.presence_auc)
     tables = [
         ScoreTable("Points", caption, ("within", *columns), rows),
-        ScoreTable("Counts", "Predicted minus true number of points per image.", COUNT_COLUMNS, (count_row,)),
+        ScoreTable("Counts", COUNT_CAPTION, COUNT_COLUMNS, (count_row,)),
         best,
     ]
     if len(by_type) > 1:
@@ -154,9 +163,9 @@ def best_scores(by_score: Sequence[PrecisionRecall], shown: float | None = None)
     thresholds = [(name, curve, best.threshold if best else None) for name, curve, best in rows]
     if shown is not None and thresholds[0][2] != shown:
         thresholds.insert(1, ("all, confusion matrix", by_score[0], shown))
-    caption = BEST_CAPTION.format(at=by_score[0].at)
+    at = by_score[0].at
     cells = tuple((name, threshold, *_rates_at(curve, threshold)) for name, curve, threshold in thresholds)
-    return ScoreTable("Score thresholds", caption, BEST_COLUMNS, cells)
+    return ScoreTable("Score thresholds", BEST_CAPTION.format(at=at), (at, *BEST_COLUMNS), cells)
 
 
 def _rates_at(curve: PrecisionRecall, threshold: float | None) -> tuple[float | None, ...]:
@@ -183,7 +192,7 @@ def _point_row(scores: PointScores, name: str = "", *, unit: str, oriented: bool
 def print_evaluation(evaluation: Evaluation, tables: Sequence[ScoreTable] = (), lines: Sequence[str] = ()) -> None:
     """Print the findings, the counts, the tables, by default those of the evaluation, and lines below them."""
     print_findings(_dataset(evaluation))
-    print_first("invalid results", evaluation.invalid)
+    print_first("invalid among the results", evaluation.invalid)
     show(", ".join(f"{count:,} {name}" for name, count in _counts(evaluation).items()))
     few = len(evaluation.confusion.names) <= MAX_PRINTED
     print_tables([*(tables or tables_of(evaluation)), *([_confusion_rows(evaluation.confusion)] if few else [])])
@@ -213,7 +222,7 @@ def files_of(
     pictures = None
     if images is not None and num_pictures and len(marks.dataset.images):
         pictures = SHEET_CAPTION.format(marks.min_score), _sheet(marks, images, num_pictures)
-    notes = [f"{len(invalid):,} invalid results, the first: {invalid[0]}"] if invalid else []
+    notes = [f"{plural(len(invalid), 'invalid result')}, the first: {invalid[0]}"] if invalid else []
     content: dict[str, Any] = {
         "counts": _counts(evaluation),
         "tables": tables or tables_of(evaluation),

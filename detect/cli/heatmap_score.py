@@ -10,7 +10,7 @@ import typer
 import detect
 from detect.cli import options
 from detect.cli.heatmap_peaks import along_axes
-from detect.cli.output import length, note, numbers, print_answer, print_first, show
+from detect.cli.output import check_not_given, length, note, numbers, print_answer, print_first, show
 from detect.errors import CocoError, ConfigError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _score_coco(
     predicted = detect.read_results(results, landmarks.dataset)
     how |= {"radii": radii, "choose_radius": choose_radius(radii), "source": points.source}
     evaluation = evaluate_results(predicted, landmarks.dataset, landmarks, **how)
-    check_invalid(evaluation, predicted, str(results), dataset)
+    evaluation = check_invalid(evaluation, predicted, str(results), dataset)
     print_answer(json, evaluation.to_dict, lambda: print_evaluation(evaluation))
 
 
@@ -147,8 +147,7 @@ def _check_options(others: dict[str, bool], points: options.PointOptions, datase
     others |= {"from": points.source != "keypoints", "orientation": points.orientation != "none"}
     others |= {name: bool(getattr(dataset, name)) for name in ("images", "exif", "ignore_category")}
     others["bbox"] = dataset.bbox != "xywh"
-    if given := [f"--{name.replace('_', '-')}" for name, is_given in others.items() if is_given]:
-        raise ConfigError(f"{', '.join(given)}: not for tables of points")
+    check_not_given(others, "tables of points")
 
 
 def _list_left_out(evaluation: TableEvaluation, dataset: options.DatasetFiles) -> None:
@@ -166,8 +165,8 @@ def _print_tables(evaluation: TableEvaluation) -> None:
     from detect.cli.evaluation_results import best_scores, point_tables, print_tables
     from detect.wording import listed, plural
 
-    print_first("invalid labels", evaluation.invalid_labels)
-    print_first("invalid results", evaluation.invalid)
+    print_first("invalid among the labels", evaluation.invalid_labels)
+    print_first("invalid among the results", evaluation.invalid)
     first, without = evaluation.overall[0], evaluation.without_results
     if without:
         show(

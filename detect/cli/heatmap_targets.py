@@ -166,12 +166,14 @@ def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:
     """Print how many points were drawn, and how many were not and why."""
     print_findings(dataset)
     left_out = ", ".join(f"{index[kind]:,} {kind}" for kind in NOT_DRAWN if index[kind])
-    names = index["type_names"]
+    names, without = index["type_names"], index.get("without_angle")
     maps = f"{plural(len(names), 'map')} each ({listed(names)})"
-    show(
-        f"{plural(index['drawn'], 'point')} drawn in {plural(index['images'], 'image')}, {maps}"
-        f"{f'; not drawn: {left_out}' if left_out else ''}; {index['same_cell']:,} share the cell of another; "
-        f"{index['ignored_regions']:,} ignored regions"
-        f"{f'; {without:,} without an angle' if (without := index.get('without_angle')) else ''}"
-        f"{f'; {unlabelled:,} unlabelled keypoints ignored' if (unlabelled := index['ignored_keypoints']) else ''}"
-    )
+    parts = [
+        f"{plural(index['drawn'], 'point')} drawn in {plural(index['images'], 'image')}, {maps}",
+        f"not drawn: {left_out}" if left_out else "",
+        f"{index['same_cell']:,} share the cell of another",
+        plural(index["ignored_regions"], "ignored region"),
+        f"{without:,} without an angle" if without else "",
+        f"{plural(index['ignored_keypoints'], 'unlabelled keypoint')} ignored" if index["ignored_keypoints"] else "",
+    ]
+    show("; ".join(filter(None, parts)))

@@ -118,10 +118,19 @@ def length(text: str, option: str, *, least: float) -> tuple[float, bool]:
     ((4.0, True), (3.0, False))
     """
     plain = text.strip().removesuffix("um").removesuffix("µm")
-    values = numbers(plain, option, least=least)
-    if len(values) > 1:
-        raise ConfigError(f"{option}: expected one number, got {text!r}")
-    return values[0], plain != text.strip()
+    try:
+        value = float(plain)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise ConfigError(f"{option}: expected one number of {least:g} or more, got {text!r}")
+    return value, plain != text.strip()
+
+
+def check_not_given(options: Mapping[str, bool], what: str, path: Path | None = None) -> None:
+    """Raise ConfigError if options are given, by their names, that have no meaning for this kind of data."""
+    if given := [f"--{name.replace('_', '-')}" for name, is_given in options.items() if is_given]:
+        raise ConfigError(f"{', '.join(given)}: not for {what}{'' if path is None else f': {path}'}")
 
 
 def note(text: str) -> None:

@@ -72,10 +72,25 @@ def predict(
     from detect.data.coco_results import results_json
     from detect.loading.image_files import dataset_from_files, images_json
 
-    slide = slide_among(images, to)
+    of_images = {
+        "turns": turns,
+        "on_broken": on_broken != "fail",
+        "confidence": confidence != 0.9,
+        "counts": count_file,
+    }
+    slide = slide_among(images, to, **of_images, picture_score=picture_score, num_pictures=num_pictures)
     trained = load_on(checkpoint, device)
     if slide is not None:
-        predict_slide(trained, slide, output, to=to or "csv", tiles=tiles, turned=turns, device=device, json=json)
+        predict_slide(
+            trained,
+            slide,
+            output,
+            to=to or "csv",
+            tiles=tiles,
+            shown=_picture_score(None, trained),
+            device=device,
+            json=json,
+        )
         return
     saved = counts.SavedCounts.find(trained, count_file, counts.reading_of(tiles, turned=turns), confidence=confidence)
     dataset, folder = dataset_from_files(images, trained.labels)
@@ -91,8 +106,10 @@ def predict(
         _draw(output / "pictures", data, marks, num_pictures or len(data))
     found = {"images": len(data), "skipped": len(data.broken), "results": len(results.scores)}
     drawn = int((results.scores >= picture_score).sum())
-    text = f"{plural(found['results'], 'result')} in {plural(found['images'], 'image')}, {drawn:,} of score "
-    text += f"{picture_score:.3g} or more{reason}"
+    text = (
+        f"{plural(found['results'], 'result')} in {plural(found['images'], 'image')}, {drawn:,} of score "
+        f"{picture_score:.3g} or more{reason}"
+    )
     content = {**found, "picture_score": picture_score, "output": str(output), **counted.to_dict()}
     print_answer(json, lambda: content, lambda: show(text, soft_wrap=True))
     if not json:
@@ -121,7 +138,7 @@ def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> 
         stream = io.BytesIO()
         detection_picture(data.files.open(row), marks.predicted(row)).save(stream, "PNG")
         save(folder, {names[row]: stream.getvalue()}, quiet=True)
-    note(f"wrote {len(rows):,} pictures to {folder}")
+    note(f"wrote {plural(len(rows), 'picture')} to {folder}")
 
 
 def picture_names(file_names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
-from detect.cli.output import note, print_answer, reading_bar, save, show
+from detect.cli.output import check_not_given, note, print_answer, reading_bar, save, show
 from detect.data.images import is_too_large
 from detect.errors import ConfigError, ResizeError
 from detect.files import exists, is_folder, open_regular
@@ -40,13 +40,15 @@ def is_slide(path: Path) -> bool:
         return False  # it is named with the other images that cannot be read
 
 
-def slide_among(images: list[Path], to: str | None) -> Path | None:
-    """The slide, if one is given; it is predicted alone, and has a format of points."""
+def slide_among(images: list[Path], to: str | None, **of_images: object) -> Path | None:
+    """The slide, if one is given; it is predicted alone, has a format of points, and none of the options of images."""
     slides = [path for path in images if is_slide(path)]
     if slides and len(images) > 1:
         raise ConfigError(f"{slides[0]}: a slide is predicted alone: one command for each")
     if to is not None and not slides:
         raise ConfigError(f"--to {to}: for slides (zarr, OME-TIFF, TIFFs too large to open); images get results.json")
+    if slides:
+        check_not_given({name: value not in (None, False) for name, value in of_images.items()}, "slides", slides[0])
     return slides[0] if slides else None
 
 
@@ -57,18 +59,19 @@ def predict_slide(
     *,
     to: str,
     tiles: str | None,
-    turned: bool,
+    shown: tuple[float, str],
     device: str,
     json: bool,
 ) -> None:
-    """Find the points of one slide and write them to ``output``; an interrupted run goes on where it was."""
+    """Find the points of one slide and write them to ``output``; an interrupted run goes on where it was.
+
+    Points of the score ``shown`` or more are counted beside all; a text says where it is from.
+    """
     from detect.data.point_files import point_files
     from detect.data.volumes import open_array
     from detect.training.slides import SlideDetector
     from detect.training.tile_journal import identity_of, open_journal
 
-    if turned:
-        raise ConfigError(f"--turns: not for slides, which are read upright: {path}")
     slide = open_array(path)
     try:
         detector = SlideDetector.of(trained, slide, tiles=f"tiles:{tiles or TILES}", device=device)
@@ -91,10 +94,11 @@ def predict_slide(
         "exact": detector.reach is not None,
     }
     counts = ", ".join(f"{name}: {count:,}" for name, count in found.counts().items())
+    above = f"{int((found.scores >= shown[0]).sum()):,} of score {shown[0]:.3g} or more{shown[1]}"
     print_answer(
         json,
         lambda: {**content, "files": [*files]},
-        lambda: show(f"{plural(len(found.scores), 'point')} ({counts})", soft_wrap=True),
+        lambda: show(f"{plural(len(found.scores), 'point')} ({counts}), {above}", soft_wrap=True),
     )
 
 

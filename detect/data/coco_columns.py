@@ -192,7 +192,10 @@ def with_extents(images: Images, read: ReadAnnotations) -> Images:
         return images
     columns = read.columns
     known = read.has_box & (columns.image_rows != NO_ROW) & np.isfinite(columns.boxes_xywh).all(axis=1)
-    ends = np.ceil(columns.boxes_xywh[known, :2] + columns.boxes_xywh[known, 2:])
+    ends = columns.boxes_xywh[known, :2] + columns.boxes_xywh[known, 2:]
+    ends = np.where(
+        read.from_points[known, None], np.floor(ends) + 1, np.ceil(ends)
+    )  # a point may lie on its box's edge
     extents = np.ones((len(images), 2), np.int64)
     np.maximum.at(extents, columns.image_rows[known], np.clip(ends, 1, LARGEST_EXTENT_PX).astype(np.int64))
     wh = images.wh.copy()

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data.coco_checks import by_id, in_order, tidy, usable_rows, with_point_boxes
 from detect.data.coco_columns import (
     Annotations,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
 IN_MEMORY = "(in memory)"
+MIXED_ORIGINS = (
+    "some state the pixel_origin of their points and others do not, or another: points may be half a pixel off"
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class CocoDataset:
     keypoint_names: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # of categories whose files name them
     siblings: Images | None = None  # all images of the dataset that this one is a part of
     angle_fields: tuple[str, ...] = ()  # those with angles; the first is the one that was read
+    pixel_origin: str | None = None  # of the keypoints, if all files state it
 
     @cached_property
     def instances(self) -> Annotations:
@@ -100,6 +105,15 @@ class CocoDataset:
         images = Images(self.images.ids[rows], self.images.wh[rows], names)
         unsized = tuple(images.ids[np.isin(images.ids, np.array(self.unsized, np.int64))].tolist())
         return replace(self, images=images, annotations=kept, unsized=unsized, siblings=self.siblings or self.images)
+
+    def with_pixel_origin(self, pixel_origin: str) -> CocoDataset:
+        """The dataset with its keypoints in this convention, if its files state in which they are."""
+        if self.pixel_origin in (None, pixel_origin):
+            return self
+        shift = (ORIGIN_SHIFTS[self.pixel_origin] - ORIGIN_SHIFTS[pixel_origin]) * np.array([1.0, 1.0, 0.0])
+        tables = tuple(table + shift for table in self.annotations.keypoints or ())
+        annotations = replace(self.annotations, keypoints=tables)
+        return replace(self, annotations=annotations, pixel_origin=pixel_origin)
 
     def without_categories(self, names: Iterable[str], option: str) -> CocoDataset:
         """The dataset without the categories of these names, in any case, and without their annotations.
@@ -268,6 +282,10 @@ def dataset_of(shards: list[Rows], *, keypoints: bool = False) -> CocoDataset:
     findings = tuple(invalid), tuple(suspicious)
     told: dict[str, Any] = {"warnings": warnings, "misread": warnings, "angle_fields": read.angle_fields}
     told["keypoint_names"] = merge_keypoint_names(shards)
+    origins = {rows.pixel_origin for rows in shards if any(map(len, rows.annotations.keypoints or ()))}
+    if len(origins) > 1:
+        told["warnings"] += (f"{', '.join(read.files)}: {MIXED_ORIGINS}",)
+    told["pixel_origin"] = origins.pop() if len(origins) == 1 else None
     return CocoDataset(images, annotations, categories, *findings, read.files, unsized, **told)
 
 

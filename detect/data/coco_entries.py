@@ -226,6 +226,7 @@ class Rows:
     odd: dict[int, str] = field(default_factory=dict)  # what is suspicious about an annotation, by its row
     outlines: dict[int, Box] = field(default_factory=dict)  # boxes of segmentations, by row, where the file has no box
     form: BoxForm | None = None  # of the boxes, which may look like another; None for pixels (x, y, width, height)
+    pixel_origin: str | None = None  # of the keypoints, where the format or the file states it: see detect.conventions
 
 
 def column(entries: Sequence[Any], name: str, dtype: type) -> Any:

@@ -153,7 +153,8 @@ def read_point_files(source: Any, *, pixel_origin: str = "center") -> PointTable
     found = _all_by_format(source)
     other = [file for kind, files in found.items() if kind != "points" for file in files]
     if other:
-        raise CocoError(f"{other[0]}: no table of points (a CSV with columns x, y[, z])")
+        ways = "labels of other formats are compared with COCO results, as --to coco writes them"
+        raise CocoError(f"{other[0]}: no table of points (a CSV with columns x, y[, z]); {ways}")
     return read_points(found["points"], pixel_origin=pixel_origin)
 
 

@@ -210,7 +210,10 @@ def _tag(tags: Any, name: str) -> Any:
 
 def _open_zarr(path: Path) -> Opened:
     zarr = _imported("zarr", path)
-    node = zarr.open(path, mode="r")
+    try:
+        node = zarr.open(path, mode="r")
+    except FileNotFoundError:
+        raise ImageError(f"{path}: a folder, but not of zarr") from None
     if isinstance(node, zarr.Array):
         names = getattr(node.metadata, "dimension_names", None) or ()
         known = all(isinstance(name, str) and name for name in names)
@@ -263,7 +266,8 @@ def _letters(path: Path, shape: tuple[int, ...], axes: str | None) -> str:
     for axis, extent in zip(letters, shape, strict=True):
         if axis not in "xyzc" and extent > 1:
             raise ImageError(
-                f"{path}: {extent} along the axis {axis!r}, of {letters!r}: save one, or name it by --axes"
+                f"{path}: {extent:,} along the axis {axis!r} of {letters!r}, and one is read: save each in a file of its "
+                "own, or give the axis its name by --axes"
             )
     return letters
 

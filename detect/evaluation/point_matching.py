@@ -98,10 +98,22 @@ def check_images(
     if len(set(lengths)) > 1 or not len(truth):
         raise ValueError(f"need predictions, truths and scores of the same images, one or more, got {lengths}")
     for image, (points, others) in enumerate(zip(predicted, truth, strict=True)):
-        if points.ndim != 2 or others.ndim != 2 or points.shape[1] != others.shape[1]:
-            raise ValueError(f"points of image {image} are rows (x, y[, z]), got {points.shape} and {others.shape}")
+        _check_points(f"points of image {image}", points, others)
         if scores is not None:
+            _check_arrays(f"scores of image {image}", scores[image])
             check_shape(f"one score for each predicted point of image {image},", scores[image], (len(points),))
+
+
+def _check_arrays(what: str, *given: object) -> None:
+    for each in given:
+        if not isinstance(each, ndarray):
+            raise ValueError(f"{what} are in an array or tensor, got {type(each).__name__}")
+
+
+def _check_points(what: str, points: ndarray, others: ndarray) -> None:
+    _check_arrays(what, points, others)
+    if points.ndim != 2 or others.ndim != 2 or points.shape[1] != others.shape[1]:
+        raise ValueError(f"{what} are rows (x, y[, z]), got {points.shape} and {others.shape}")
 
 
 def _near_pairs(
@@ -110,8 +122,7 @@ def _near_pairs(
     """All pairs within the radius: rows of the predicted points, rows of the true points, distances."""
     if not 0 < radius < float("inf"):
         raise ValueError(f"need a positive radius, got {radius}")
-    if predicted.ndim != 2 or truth.ndim != 2 or predicted.shape[1] != truth.shape[1]:
-        raise ValueError(f"points are rows (x, y[, z]), got {predicted.shape} and {truth.shape}")
+    _check_points("points", predicted, truth)
     scaled, others = _scaled(predicted, spacing), _scaled(truth, spacing)
     if not (np.isfinite(scaled).all() and np.isfinite(others).all()):
         raise ValueError("points with coordinates that are not finite")

@@ -53,11 +53,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class ErrorScores:
-    """Distance of matched points, in the unit of the radius: mean and median over pairs, and mean over the images' means."""
+    """Distance of matched points, in the unit of the radius: mean and median over pairs."""
 
     mean: float
     median: float
-    macro_mean: float
 
 
 @dataclass(frozen=True)
@@ -165,12 +164,8 @@ def score_points(
 
 
 def _error_scores(distances: Sequence[ndarray]) -> ErrorScores | None:
-    found = [own for own in distances if len(own)]
-    if not found:
-        return None
-    joined = np.concatenate(found)
-    macro = np.mean([own.mean() for own in found])
-    return ErrorScores(float(joined.mean()), float(np.median(joined)), float(macro))
+    joined = np.concatenate(distances)
+    return ErrorScores(float(joined.mean()), float(np.median(joined))) if len(joined) else None
 
 
 def _average_precisions(

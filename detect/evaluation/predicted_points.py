@@ -14,9 +14,11 @@ from detect.data import CocoResults, Finding
 from detect.evaluation.boxes import result_finding
 from detect.keypoints.coco_keypoints import CocoKeypoints
 from detect.keypoints.keypoints import is_predicted
+from detect.keypoints.orientations import NO_ORIENTATION
 from detect.ops.array_kinds import check_shape, in_arrays
+from detect.wording import plural
 
-SOURCES = ("keypoints", "boxes")
+SOURCES = {"keypoints": "keypoint", "boxes": "box"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +50,10 @@ class PredictedPoints:
         fits = (counts == wanted) & (wanted > 0)
         invalid = []
         for row in np.flatnonzero(~fits).tolist():
-            own_category = f"category {predicted.category_ids[row]} has {wanted[row]} {source} in the truth"
-            reason = f"{own_category}, this has {counts[row]}"
+            has = plural(int(wanted[row]), SOURCES[source])
+            reason = f"category {predicted.category_ids[row]} has {has} in the truth, this has {counts[row]}"
+            if truth.orientation != NO_ORIENTATION:
+                reason += ": with orientations, a result is the middle of an object and its angle"
             invalid.append(result_finding(predicted, truth.dataset, row, reason))
         kept = np.flatnonzero(fits)
         flat = np.concatenate([np.zeros((0, 3)), *(tables[row] for row in kept.tolist())])

@@ -135,12 +135,14 @@ def coco_keypoints(
     """
     origin_shift(pixel_origin)  # raises for an unknown one
     check_orientation(orientation)
+    dataset = dataset.with_pixel_origin(pixel_origin)
     tables = dataset.instances.keypoints or ()
     flat = np.concatenate([np.zeros((0, 3)), *tables])
     counts = np.array([len(table) for table in tables], np.int64)
     if not (flat[:, 2] > 0).any():
         if orientation == NO_ORIENTATION or dataset.instances.angles_deg is None:
-            raise CocoError(f"{', '.join(dataset.files)}: no annotation has a labelled keypoint")
+            boxes = "box_keypoints (detect heatmaps --from boxes) takes centres of boxes"
+            raise CocoError(f"{', '.join(dataset.files)}: no annotation has a labelled keypoint: {boxes}")
         flat, counts = _centers(dataset, pixel_origin), np.ones(len(dataset.instances), np.int64)
     found = _collect(dataset, flat, counts, pixel_origin=pixel_origin)
     found = found if orientation == NO_ORIENTATION else _oriented(found, orientation)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 
 from detect.keypoints.coordinates import Stride, image_to_cells
-from detect.keypoints.drawing import BLENDS, BUDGET_BYTES, SHAPES, PlacedPoints, along_axes, draw_points, zeros
+from detect.keypoints.drawing import BLENDS, SHAPES, PlacedPoints, along_axes, draw_points, zeros
 from detect.keypoints.keypoints import OCCLUDED, UNLABELLED, Keypoints, KeypointsLike
 from detect.ops.array_kinds import Array, check_kinds, check_shape, like, to_numpy
 from detect.ops.box_arrays import check_corners
@@ -93,7 +93,6 @@ def render_heatmaps(
     ignore: Sequence[Array] | None = None,
     sizes: Array | None = None,
     angles: Array | None = None,
-    budget_bytes: int = BUDGET_BYTES,
 ) -> HeatmapTargets:
     """Draw keypoints as heatmaps.
 
@@ -131,7 +130,6 @@ def render_heatmaps(
             points' convention (for volumes x0 y0 z0 x1 y1 z1); the cells they touch get weight 0.
         sizes: (n, D) in image pixels, x before y.
         angles: (n,) in radians, for ``orientations``.
-        budget_bytes: memory used in addition to the maps, at least that of one window.
 
     Raises:
         ValueError: an array has another shape, a sigma or size is not positive, or a choice is unknown.
@@ -139,8 +137,8 @@ def render_heatmaps(
     for (name, choices), given in zip(CHOICES.items(), (shape, center, blend, occluded), strict=True):
         if given not in choices:
             raise ValueError(f"{name} is one of {', '.join(choices)}, got {given!r}")
-    if not (window > 0 and budget_bytes > 0):
-        raise ValueError(f"need a positive window and budget, got {window} sigmas and {budget_bytes} bytes")
+    if not window > 0:
+        raise ValueError(f"need a positive window, got {window} sigmas")
     own = {"instance_weights": instance_weights, "ignore": ignore, "sizes": sizes, "angles": angles}
     check_kinds(points=points, sigma=sigma, **own)
     placed = PlacedPoints.of(points, image_hw, stride, pixel_origin=pixel_origin)
@@ -150,7 +148,7 @@ def render_heatmaps(
     unwanted = (of_points == 0) | ((placed.visibility == OCCLUDED) & (occluded == "ignore"))
     is_drawn, is_ignored = labelled & inside & ~unwanted, labelled & inside & unwanted
     reference = points.points if isinstance(points, Keypoints) else points[0]
-    options: dict[str, Any] = {"shape": shape, "window": window, "blend": blend, "budget_bytes": budget_bytes}
+    options: dict[str, Any] = {"shape": shape, "window": window, "blend": blend}
 
     def draw(rows: Int64[ndarray, " m"]) -> Array:
         maps = zeros((placed.num_images * placed.num_types, *placed.map_hw), reference)

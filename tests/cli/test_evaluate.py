@@ -170,7 +170,7 @@ def test_invalid_results_are_counted_and_listed(detect, truth, tmp_path):
     content = [result(image, 5, [1, 1, 9, 9], 0.5), result(10**6, 4, [1, 1, 9, 9], 0.5)]
     path = written(tmp_path / "mixed.json", [*content, result(image, 4, [1, 1, 9, 9], 0.5)])
     run = detect("evaluate", truth, "--results", path)
-    assert "2 invalid results:" in run.out
+    assert "2 invalid among the results:" in run.out
     assert "no category has the id 5" in run.out
     assert "no image has this id" in run.out
     listed = detect("evaluate", truth, "--results", path, "--findings").err

@@ -83,7 +83,8 @@ def test_the_radius_of_a_choice_is_the_one_given_or_3_px():
 def test_invalid_results_are_listed_or_an_error(dataset, perfect, capsys):
     some = with_invalid(perfect, 2)
     evaluation = evaluate_results(some, dataset, None)
-    check_invalid(evaluation, some, "a.json", DatasetFiles([]))
+    named = check_invalid(evaluation, some, "a.json", DatasetFiles([]))
+    assert [str(each) for each in named.invalid] == [f"a.json: image 1: entry {number}" for number in range(2)]
     assert capsys.readouterr().err == ""
     check_invalid(evaluation, some, "a.json", DatasetFiles([], findings=True))
     assert capsys.readouterr().err.count("invalid: a.json: image 1: entry ") == 2

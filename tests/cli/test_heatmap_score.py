@@ -55,7 +55,7 @@ def test_what_is_left_out_is_counted_and_listed(detect, labelled, found):
     labelled.write_text(labelled.read_text("utf-8") + "seven,7,7\n", "utf-8")
     arguments = ("heatmaps", "score", labelled, "--results", found)
     run = detect(*arguments, "--findings")
-    assert "1 invalid labels:" in run.out
+    assert "1 invalid among the labels:" in run.out
     assert "found.csv, line 5: '' is not a number" in run.out
     assert "4 results" in run.out
     assert run.err.count("invalid: ") == 2
@@ -80,8 +80,8 @@ MISTAKES = [
     ("labelled.csv --results found.csv --spacing 1", "--spacing: for a --radius in micrometres"),
     ("labelled.csv --results found.csv --spacing 1,2 --radius 1um", "--spacing: expected one number, or 3 for x, y, z"),
     ("labelled.csv --results found.csv --radius 1um --radius 2", "--radius: pixels and micrometres together: 1um, 2"),
-    ("labelled.csv --results found.csv --radius 1,2", "--radius: expected one number, got '1,2'"),
-    ("labelled.csv --results found.csv --radius 0", "--radius: expected numbers of 0.01 or more"),
+    ("labelled.csv --results found.csv --radius 1,2", "--radius: expected one number of 0.01 or more, got '1,2'"),
+    ("labelled.csv --results found.csv --radius 0", "--radius: expected one number of 0.01 or more"),
     ("labelled.csv --results found.csv --radius 1e9", "--radius: expected at most 100,000, got 1e9"),
     ("labelled.csv --results found.csv --threshold nan", "--threshold: expected a number, got nan"),
     ("labelled.csv --results found.csv --from boxes --images x", "--from, --images: not for tables of points"),

@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_file(detect, refused, slide, t
     shutil.copytree(tmp_path / "out", tmp_path / "other")
     run = detect(*command, tmp_path / "out")
     assert run.code == 0
-    assert "tiles are done" in run.err
+    assert "going on: " in run.err
     assert (tmp_path / "out" / "small.csv").read_bytes() == (tmp_path / "fresh" / "small.csv").read_bytes()
     assert not journal.exists()
     assert "unfinished tiles of another checkpoint, slide or setting" in refused(
@@ -118,6 +118,7 @@ def test_mistakes_are_one_line(refused, slide, tmp_path, trained):
         ((slide,), "a run for boxes: slides are for landmarks"),
         ((slide, tmp_path / "photo.png"), "a slide is predicted alone"),
         ((tmp_path / "photo.png", "--to", "csv"), "--to csv: for slides"),
+        ((slide, "--counts", "none", "--confidence", ".8"), "--confidence, --counts: not for slides: "),
     ):
         assert message in refused("predict", run, *arguments, "-o", tmp_path / "out")
     assert "--slice huge: expected SIZE:OVERLAP" in refused(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+from detect.conventions import ORIGIN_SHIFTS
 from detect.data import read_coco
 from detect.data.coco_columns import NO_ROW, rows_of_ids
 from detect.samples import sample_annotations
@@ -69,3 +70,15 @@ def test_take_gives_these_rows_in_this_order():
         assert taken.ids[row] == annotations.ids[rows[row]]
         assert_array_equal(taken.boxes_xywh[row], annotations.boxes_xywh[rows[row]])
         assert_array_equal(taken.keypoints[row], annotations.keypoints[rows[row]])
+
+
+@given(st.integers(0, 20), st.sampled_from([0.0, 0.25, 0.5, 0.75]), st.sampled_from(["center", "corner"]))
+def test_points_lie_inside_an_image_whose_size_is_their_extent(pixel, part, pixel_origin):
+    content = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "keypoints": [pixel + part, 3, 2]}],
+    }
+    dataset = read_coco(content, keypoints=True)
+    x = pixel + part + ORIGIN_SHIFTS[pixel_origin]
+    assert x < dataset.images.wh[0, 0] <= x + 2

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import label_folder
 from numpy.testing import assert_allclose
 
 from detect.data import read_coco, read_results
@@ -107,14 +108,9 @@ def test_coco_results_load_in_pycocotools(tmp_path):
 )
 def test_the_package_itself_reads_the_same_points_back(tmp_path, to, origin):
     (name, content), *_ = point_files(found(), to, pixel_origin=origin).items()
-    (tmp_path / name).write_bytes(content)
-    from PIL import Image
-
-    Image.new("L", (100, 60)).save(tmp_path / "slide.png")
-    dataset = read_dataset([str(tmp_path / name)], images=tmp_path, keypoints=True)
-    points = coco_keypoints(dataset, pixel_origin=origin).landmarks.points
-    shift = 0.5 if origin == "corner" else 0.0
-    assert_allclose(sorted(np.asarray(points).tolist()), sorted((POINTS + shift).round(4).tolist()), atol=1e-4)
+    label_folder(tmp_path, {name: content, "slide.png": (100, 60)})
+    points = coco_keypoints(read_dataset(tmp_path / name, images=tmp_path, keypoints=True)).landmarks.points
+    assert_allclose(sorted(points.tolist()), sorted(POINTS.tolist()), atol=1e-4)
 
 
 def test_napari_reads_its_file_itself(tmp_path):

@@ -216,9 +216,14 @@ def test_axes_that_do_not_fit_are_named(tmp_path):
     path = saved(tmp_path / "a.npy")
     for axes in ("yx", "zzx", "zyc"):
         assert "5 x 40 x 50 pixels, axes" in refused(path, axes=axes)
-    assert "5 along the axis 't', of 'tyx'" in refused(path, axes="tyx")
+    assert "5 along the axis 't' of 'tyx', and one is read: save each in a file of its own" in refused(path, axes="tyx")
     assert "no names of its axes" in refused(saved(tmp_path / "b.npy", VOLUME[None, None]))
     assert "no pixels" in refused(saved(tmp_path / "c.npy", VOLUME[:0]))
+
+
+def test_a_folder_of_other_files_is_named(tmp_path):
+    saved(tmp_path / "a.npy")
+    assert "a folder, but not of zarr" in refused(tmp_path)
 
 
 def test_several_arrays_of_one_file_need_the_name_heatmaps(tmp_path):

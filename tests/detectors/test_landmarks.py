@@ -199,7 +199,9 @@ def test_the_orientations_that_it_learns_give_back_the_angles(orientation, strid
     angles = (torch.rand(16, generator=torch.Generator().manual_seed(0)) * 2 - 1) * math.pi
     detector = detector_of(stride=stride, sigma_cells=1.0, orientation=orientation)
     targets = detector.targets(torch.zeros(1, 1, 60, 60), rods_of(*angles.tolist()))
-    maps, _ = targets.spread(targets.orientations)
+    maps = torch.zeros(1, 2, *targets.heatmaps.shape[2:])
+    rows, columns = targets.positives[:, 2:].T
+    maps[0][:, rows, columns] = targets.orientations.T
     peaks = detector.read_points(targets.heatmaps, torch.tensor([[60, 60]]), maps)
     order = ((peaks.cells - 8) / 12).round() @ torch.tensor([1.0, 4.0])
     difference = peaks.take(order.argsort()).angles - angles

@@ -59,28 +59,6 @@ def test_precision_and_recall_are_pycocotools_of_the_files(seed, score, tmp_path
     assert capsys.readouterr().out == ""
 
 
-def test_the_persons_have_all_that_the_comparison_is_about():
-    annotations = [entry for seed in range(10) for entry in random_persons(seed)[0]["annotations"]]
-    assert {seen for entry in annotations for seen in entry["keypoints"][2::3]} == {0, 1, 2}
-    assert {(entry["iscrowd"], entry["num_keypoints"] == 0) for entry in annotations} == {
-        (crowd, silent) for crowd in (0, 1) for silent in (False, True)
-    }
-
-
-def test_perfect_results_score_1_and_other_sigmas_change_others(score):
-    truth, _ = random_persons(3)
-    truth["annotations"] = [each for each in truth["annotations"] if each["num_keypoints"] and not each["iscrowd"]]
-    results = [
-        {"image_id": each["image_id"], "category_id": 1, "keypoints": each["keypoints"], "score": 0.5}
-        for each in truth["annotations"]
-    ]
-    assert score(results, truth).ap == pytest.approx(1.0)
-    for each in results:
-        each["keypoints"] = (np.array(each["keypoints"]) + 5).tolist()
-    strict, lenient = (score(results, truth, [factor * each for each in SIGMAS]).ap for factor in (0.3, 3))
-    assert strict < 0.5 < lenient
-
-
 @pytest.mark.parametrize("change", [{"iscrowd": 1}, {"keypoints": [0, 0, 0] * 4}])
 def test_crowds_and_objects_without_keypoints_are_ignored_with_what_finds_them(score, change):
     near, far = (

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import ONE_BOX_TEXT, label_folder
 from numpy.testing import assert_allclose, assert_array_equal
 from rods import BALL, ROD, landmarks
 from rods import dataset_of as rods_and_balls
 
 from detect.data import CocoDataset, read_coco
+from detect.data.read_dataset import read_dataset
 from detect.errors import CocoError
 from detect.keypoints.coco_keypoints import CocoKeypoints, box_keypoints, coco_keypoints
 from detect.samples import sample_annotations
@@ -33,6 +35,7 @@ def dataset_of(*annotations: dict[str, Any]) -> CocoDataset:
 
 
 PAIR = [12, 13, 2, 14, 15, 1]
+POINT = '{"type": "Feature", "geometry": {"type": "Point", "coordinates": [3.5, 4.5]}, "properties": {}}'
 
 
 def test_each_category_has_its_own_types():
@@ -52,6 +55,36 @@ def test_each_category_has_its_own_types():
     assert_array_equal(found.dataset.instances.ids[found.rows], [2, 3, 3, 1, 1])
     assert_array_equal(found.sizes_wh, [[20, 30]] * 5)
     assert (landmarks.num_images, landmarks.num_types) == (3, 3)
+
+
+@pytest.mark.parametrize("pixel_origin", ["center", "corner"])
+@pytest.mark.parametrize(
+    ("name", "text"),  # a point in the middle of the pixel of row 4 and column 3, in the words of each format
+    [
+        ("a.geojson", POINT),
+        ("a.json", '{"shapes": [{"label": "a", "shape_type": "point", "points": [[3.5, 4.5]]}], "imagePath": "a.png"}'),
+        ("a.csv", "x,y,pixel_origin\n3.5,4.5,corner\n"),
+        ("a.csv", "x,y,pixel_origin\n3,4,center\n"),
+    ],
+)
+def test_a_point_is_where_its_file_says_whatever_the_convention_asked_for(tmp_path, name, text, pixel_origin):
+    label_folder(tmp_path, {name: text, "a.png": (20, 10)})
+    found = coco_keypoints(read_dataset(tmp_path / name, images=tmp_path, keypoints=True), pixel_origin=pixel_origin)
+    assert_array_equal(found.landmarks.points, [[3, 4] if pixel_origin == "center" else [3.5, 4.5]])
+    assert_array_equal(np.concatenate(found.dataset.annotations.keypoints)[:, :2], found.landmarks.points)
+
+
+def test_files_that_differ_in_what_they_state_are_warned_of(tmp_path):
+    label_folder(tmp_path, {"a.csv": "x,y,pixel_origin\n3,4,corner\n", "b.csv": "x,y\n3,4\n", "c.json": ONE_BOX_TEXT})
+    label_folder(tmp_path, {"d.geojson": POINT})
+    for names, is_warned in (
+        (("a.csv", "c.json"), False),
+        (("a.csv", "d.geojson"), True),
+        (("b.csv", "d.geojson"), True),
+    ):
+        found = read_dataset([tmp_path / name for name in names], keypoints=True)
+        assert any("half a pixel off" in each for each in found.warnings) is is_warned
+        assert found.pixel_origin == (None if is_warned else "center")
 
 
 def test_merged_they_are_all_of_one_type():

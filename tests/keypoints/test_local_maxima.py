@@ -54,11 +54,6 @@ def test_a_winding_plateau_is_one_peak():
     assert len(cells_of(winding.repeat(1, 1, 30))) == 1
 
 
-def test_a_map_full_of_ones_is_one_peak_in_its_middle():
-    assert cells_of(torch.ones(2, 101, 201)) == [[100.0, 50.0]] * 2
-    assert cells_of(torch.zeros(2, 101, 201)) == []
-
-
 @given(
     st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (1, 7), (6, 5), (9, 33), (12, 64), (5, 71)]), st.integers(2, 6)
 )

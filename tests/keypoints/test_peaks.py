@@ -123,11 +123,6 @@ def test_a_peak_that_falls_takes_out_none():
     assert cells_of(row, min_distance=3.0) == [[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]]
 
 
-def test_peaks_of_other_types_and_images_are_no_neighbours():
-    heatmaps = gaussian_maps([(8.0, 8.0)]).repeat(2, 3, 1, 1)
-    assert_close(find_peaks(heatmaps, min_distance=50.0).counts(), torch.ones(2, 3, dtype=torch.int64))
-
-
 def test_at_most_so_many_of_each_image_and_type():
     heatmaps = torch.zeros(2, 2, 1, 9)
     heatmaps[0, 0, 0, ::2] = torch.tensor([0.5, 0.9, 0.6, 0.9, 0.7])
@@ -167,14 +162,6 @@ def test_maps_beyond_the_budget_are_taken_some_at_a_time(monkeypatch):
     for name in ("scores", "image", "types"):
         assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=0)
     assert_close(parts.cells, whole.cells, rtol=0, atol=1e-5)
-
-
-def test_a_map_turned_over_has_its_peaks_turned_over():
-    random = torch.Generator().manual_seed(3)
-    heatmaps = torch.rand(1, 1, 24, 37, generator=random)
-    upright = find_peaks(heatmaps, threshold=0.6)
-    turned = find_peaks(heatmaps.transpose(2, 3), threshold=0.6)
-    assert_close(turned.cells.flip(1), upright.cells, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

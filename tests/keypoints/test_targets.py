@@ -271,7 +271,7 @@ def test_errors_name_what_was_given():
             render_heatmaps(points, HW, **{name: "other"})
     with pytest.raises(ValueError, match=r"one positive sigma, or one for each of 2 axes, got 0.0"):
         render_heatmaps(points, HW, sigma=0.0)
-    with pytest.raises(ValueError, match=r"window and budget, got -1.0 sigmas"):
+    with pytest.raises(ValueError, match=r"window, got -1.0 sigmas"):
         render_heatmaps(points, HW, window=-1.0)
     with pytest.raises(ValueError, match=r"need one instance weight for each point, \(1,\), got \(2,\)"):
         render_heatmaps(points, HW, instance_weights=np.ones(2))

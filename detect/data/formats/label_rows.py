@@ -98,6 +98,8 @@ def label_entries(
 class LabelBuilder:
     """Collect labelled images, and the boxes and points of their objects.
 
+    Label tools place points as they place boxes, in continuous pixels: their ``pixel_origin`` is ``corner``.
+
     >>> labels = LabelBuilder("points.csv", unit="line")
     >>> with labels.image("a.png", source="points.csv").object(2) as found:
     ...     found.point("cell", 3.0, 4.0)
@@ -106,9 +108,10 @@ class LabelBuilder:
     (['cell'], (array([[3., 4., 2.]]),))
     """
 
-    def __init__(self, file: str, *, unit: str = "object") -> None:
+    def __init__(self, file: str, *, unit: str = "object", pixel_origin: str | None = "corner") -> None:
         self.file = file
         self.unit = unit
+        self.pixel_origin = pixel_origin
         self.faults: list[Finding] = []
         self._images: list[Image] = []
         self._sources: list[str] = []
@@ -182,6 +185,7 @@ class LabelBuilder:
                 Finding(self.file, None, None, f"{what}: {times:,}, the first is {place}")
                 for what, (times, place) in self._counted.items()
             ],
+            pixel_origin=self.pixel_origin,
             sources=self._sources,
             numbers=numbers[:, 4],
             unit=self.unit,

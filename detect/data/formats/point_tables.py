@@ -29,7 +29,10 @@ from detect.text_formats import unguarded
 
 IMAGE_COLUMNS = ("image", "image_name", "imagename", "file_name", "filename", "file", "path", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "category", "type", "name", "class_name")
+FRAME_COLUMNS = ("frame", "slice", "t", "time", "timepoint")
 SCORE_COLUMNS = ("score", "confidence", "probability")
+ORIGIN_COLUMN = "pixel_origin"
+EXCESS = "values beyond the columns"  # of a row: how many values it has
 NO_LABEL = "point"
 SEPARATORS = (";", "\t", ",")
 AXES = {2: (("x", "y"), ("axis-1", "axis-0")), 3: (("x", "y", "z"), ("axis-2", "axis-1", "axis-0"))}
@@ -67,12 +70,17 @@ def read_point_tables(
 ) -> LabelRows:
     """Read tables of points; each row becomes an annotation with one keypoint.
 
+    Points of tables with a column ``pixel_origin`` are read as pixel indices, those of others as they stand.
+
     Raises:
         CocoError: a table cannot be read, or its points have more than two axes.
     """
-    labels = LabelBuilder(", ".join(files), unit="line")
+    labels = LabelBuilder(", ".join(files), unit="line", pixel_origin="center")
     for file in in_order(files, on_progress):
-        _read_labels(labels, _Table.of(file))
+        table = _Table.of(file)
+        if ORIGIN_COLUMN not in table.columns:
+            labels.pixel_origin = None
+        _read_labels(labels, table)
     return labels.rows(keypoints=keypoints)
 
 
@@ -90,15 +98,15 @@ def _read_labels(labels: LabelBuilder, table: _Table) -> None:
         if name not in images:
             images[name] = labels.image(name, source=table.file)
         with images[name].object(number) as found:
-            found.point(table.label_of(entry), *table.place_of(entry))
+            found.point(table.label_of(entry), *table.place_of(entry, "center"))
 
 
 @dataclass(frozen=True, eq=False)
 class PointTable:
     """Points (x, y[, z]) in pixel indices, with images, types and scores, which are 1 if the tables have none.
 
-    ``images`` are names without folder and endings; an image without points has a table with a header alone. ``file_rows``
-    and ``lines`` say where a point stands; ``invalid`` are the rows that cannot be used.
+    ``images`` are names without folder and endings, by which images are told; one without points has a table with a header
+    alone. ``file_rows`` and ``lines`` say where a point stands; ``invalid`` are the rows that cannot be used.
     """
 
     files: tuple[str, ...]
@@ -127,10 +135,10 @@ def read_points(files: Sequence[str], *, pixel_origin: str = "center") -> PointT
     """Read points in images or volumes; ``pixel_origin`` is that of tables without a column of this name.
 
     Raises:
-        CocoError: a table cannot be read, or tables differ in their number of axes.
+        CocoError: a table cannot be read, tables differ in their number of axes, or two images in the name that tells them.
     """
     tables = [_Table.of(file) for file in sorted(files)]
-    images: dict[str, int] = {}
+    images: dict[str, tuple[int, str]] = {}
     types: dict[str, int] = {}
     values: list[list[float]] = []
     numbers: list[tuple[int, int, int, int]] = []
@@ -139,18 +147,18 @@ def read_points(files: Sequence[str], *, pixel_origin: str = "center") -> PointT
         if table.num_axes != tables[0].num_axes:
             first = f"those of {tables[0].file} {tables[0].num_axes}"
             raise CocoError(f"{table.file}: points with {table.num_axes} axes, {first}: give tables of one kind")
-        own = stem_of(table.file)
         if table.image is None:
-            images.setdefault(own, len(images))
+            _row_of(images, stem_of(table.file), table.file)
         for line, entry in table.rows():
             try:
                 values.append(table.values_of(entry, pixel_origin))
             except ValueError as error:
                 invalid.append(Finding(f"{table.file}, line {line}", None, None, str(error)))
                 continue
-            name = image_stem(Path(table.image_of(entry)).name) or own
+            path = table.image_of(entry).replace("\\", "/")
+            name = image_stem(path.rpartition("/")[2]) or stem_of(table.file)
             kind = types.setdefault(table.label_of(entry), len(types))
-            numbers.append((images.setdefault(name, len(images)), kind, file, line))
+            numbers.append((_row_of(images, name, path or table.file), kind, file, line))
     every = np.array(values, float).reshape(-1, tables[0].num_axes + 1)
     image_rows, kinds, file_rows, lines = np.array(numbers, np.int64).reshape(-1, 4).T
     return PointTable(
@@ -166,6 +174,14 @@ def read_points(files: Sequence[str], *, pixel_origin: str = "center") -> PointT
         invalid=tuple(invalid),
         has_scores=all(table.score for table in tables),
     )
+
+
+def _row_of(images: dict[str, tuple[int, str]], name: str, path: str) -> int:
+    """The row of an image, which is added if it is new; raises CocoError if another path has its name."""
+    row, first = images.setdefault(name, (len(images), path))
+    if path != first:
+        raise CocoError(f"{path} and {first}: two images of one name, {name!r}, which tells the images: rename one")
+    return row
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,17 +228,36 @@ class _Table:
         return next((name for name in LABEL_COLUMNS if name in self.columns and name != self.image), None)
 
     @cached_property
+    def frame(self) -> str | None:
+        return next((name for name in FRAME_COLUMNS if name in self.columns), None)
+
+    @cached_property
     def score(self) -> str | None:
         return next((name for name in SCORE_COLUMNS if name in self.columns), None)
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         """The rows below the header that are not blank, by column, with the numbers of their lines."""
+        reader = csv.reader(self.lines[1:], delimiter=self.separator)
+        first: dict[str, str] = {}
         try:
-            for number, row in enumerate(csv.reader(self.lines[1:], delimiter=self.separator), 2):
-                if any(field.strip() for field in row):
-                    yield number, dict(zip(self.columns, (unguarded(field.strip()) for field in row), strict=False))
+            for row in reader:
+                fields = [unguarded(field.strip()) for field in row]
+                if any(fields):
+                    entry = dict(zip(self.columns, fields, strict=False))
+                    self._check_frame(entry, first, reader.line_num + 1)
+                    if any(fields[len(self.columns) :]):
+                        entry[EXCESS] = str(len(fields))
+                    yield reader.line_num + 1, entry
         except csv.Error as error:
             raise CocoError(f"{self.file}: not a table ({error})") from None
+
+    def _check_frame(self, entry: Mapping[str, str], first: dict[str, str], line: int) -> None:
+        """Raise CocoError if a row lies in another frame of its image than the ``first`` row did."""
+        value = entry.get(self.frame, "") if self.frame else ""
+        own = first.setdefault(self.image_of(entry), value)
+        if value != own:
+            reason = "points of several frames in one image: give each frame a table, or a name in a column image"
+            raise CocoError(f"{self.file}, line {line}: {self.frame} {value!r} after {own!r}: {reason}")
 
     def image_of(self, entry: Mapping[str, str]) -> str:
         """The image of a row; nothing without a column of images."""
@@ -232,18 +267,24 @@ class _Table:
     def label_of(self, entry: Mapping[str, str]) -> str:
         return (entry.get(self.label) if self.label else None) or NO_LABEL
 
-    def place_of(self, entry: Mapping[str, str]) -> list[float]:
-        """The coordinates of a row as they stand in the table; a ValueError names what is no number."""
-        return self._numbers(entry, *self.axes)
+    def place_of(self, entry: Mapping[str, str], pixel_origin: str) -> list[float]:
+        """The coordinates of a row, in pixel indices if its convention is known; a ValueError says what is wrong.
 
-    def values_of(self, entry: Mapping[str, str], pixel_origin: str) -> list[float]:
-        """The coordinates of a row in pixel indices, and its score."""
-        origin = entry.get("pixel_origin") or pixel_origin
+        ``pixel_origin`` is that of a row that states none.
+        """
+        if EXCESS in entry:
+            count = f"{entry[EXCESS]} values for {len(self.columns)} columns"
+            raise ValueError(f"{count}: values with a {self.separator!r} inside need quotes, or another separator")
+        origin = entry.get(ORIGIN_COLUMN) or pixel_origin
         if origin not in ORIGIN_SHIFTS:
             raise ValueError(f"{short_repr(origin)} is no pixel origin, {' or '.join(ORIGIN_SHIFTS)}")
         shift = ORIGIN_SHIFTS[origin] - ORIGIN_SHIFTS["center"]
+        return [value + shift for value in self._numbers(entry, *self.axes)]
+
+    def values_of(self, entry: Mapping[str, str], pixel_origin: str) -> list[float]:
+        """The coordinates of a row in pixel indices, and its score."""
         score = self._numbers(entry, self.score) if self.score else [1.0]
-        return [*(value + shift for value in self.place_of(entry)), *score]
+        return [*self.place_of(entry, pixel_origin), *score]
 
     def _numbers(self, entry: Mapping[str, str], *columns: str) -> list[float]:
         texts = [entry.get(column, "") for column in columns]

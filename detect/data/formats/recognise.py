@@ -22,7 +22,8 @@ HEAD_BYTES = 2**16
 MAX_TOLD = 20  # files of one suffix whose content is looked at in a folder; of JSON all
 UNDERSTOOD = (
     "COCO JSON, YOLO text and data.yaml, VOC XML, LabelMe JSON, CVAT XML, Label Studio JSON, Darknet lists, "
-    "metadata.jsonl with objects, points as CSV, QuPath GeoJSON, folders that `detect convert --to parquet` wrote"
+    "metadata.jsonl with objects, points as CSV (columns x, y), QuPath GeoJSON, folders that `detect convert --to parquet` "
+    "wrote"
 )
 NAMES = {
     "coco": "COCO JSON",

@@ -30,6 +30,14 @@ TABLES: dict[str, tuple[str, list[str], list[str]]] = {
         ["a: point 5 6"],
         ["a.csv, line 2: annotation 1, image 1: 'four' is not a number"],
     ),
+    "decimal commas between commas": (
+        "x,y\n3,5,6,5\n5,6,,\n",
+        ["a: point 5 6"],
+        [
+            "a.csv, line 2: annotation 1, image 1: 4 values for 2 columns: values with a ',' inside need quotes, or another "
+            "separator"
+        ],
+    ),
     "a short line": ("x,y\n3\n", [], ["a.csv, line 2: annotation 1, image 1: '' is not a number"]),
 }
 
@@ -99,6 +107,34 @@ def test_rows_that_are_no_points_are_listed_by_line(tmp_path):
         "a.csv, line 7: 'nan' is not a number",
     ]
     assert str(found.finding(0, "far away")).endswith("a.csv, line 2: far away")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"found/a/t.csv": "x,y\n1,1\n", "found/b/t.csv": "x,y\n5,5\n"},
+        {"found/all.csv": "image,x,y\na/t.png,1,1\nb/t.png,5,5\n"},
+        {"found/all.csv": "image,x,y\nt.png,1,1\nt.tif,5,5\n"},
+    ],
+)
+def test_two_images_of_one_name_are_not_taken_as_one(tmp_path, files):
+    label_folder(tmp_path, files)
+    with pytest.raises(CocoError, match="two images of one name, 't', which tells the images: rename one"):
+        read_point_files(tmp_path / "found")
+
+
+def test_frames_are_not_taken_as_one_image(tmp_path):
+    message = r"a\.csv, line 3: frame '1' after '0': points of several frames in one image: give each frame a table"
+    with pytest.raises(CocoError, match=message):
+        points_of(tmp_path, "frame,x,y\n0,1,2\n1,3,4\n")
+    with pytest.raises(CocoError, match=message):
+        read_dataset(tmp_path / "a.csv")
+    assert len(points_of(tmp_path, "image,frame,x,y\na.png,0,1,2\nb.png,1,3,4\n").points) == 2
+    assert len(points_of(tmp_path, "frame,x,y\n0,1,2\n0,3,4\n").points) == 2
+
+
+def test_an_image_has_the_name_after_its_folders_of_any_system(tmp_path):
+    assert points_of(tmp_path, "image,x,y\nC:\\data\\t.png,1,1\nC:\\data\\t.png,5,5\n").images == ("t",)
 
 
 def test_an_image_without_points_is_a_table_of_a_header(tmp_path):
