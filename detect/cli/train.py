@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from json import dumps
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,7 +136,8 @@ def _print_result(result: TrainingResult) -> None:
     took = f"{plural(result.epochs, 'epoch')}, {plural(result.steps, 'step')} in {round(result.seconds, 1):g} s"
     show(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}", soft_wrap=True)
     if result.metrics:
-        show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in result.metrics.items()))
+        rows = [(name, "-" if isnan(value) else f"{value:.4f}") for name, value in result.metrics.items()]
+        show_table(("validation", "value"), rows)
 
 
 def _fail(text: str) -> None:

@@ -90,12 +90,12 @@ class PostProcess:
         if self.nms not in SUPPRESSIONS:
             raise ValueError(f"nms is one of {', '.join(SUPPRESSIONS)}, got {self.nms!r}")
         if not all(0 <= least < 1 for least in self._thresholds) or not 0 <= self.iou_threshold <= 1:
-            got = f"{self.score_threshold=}, {self.iou_threshold=}"
+            got = f"{self.score_threshold} and {self.iou_threshold}"
             raise ValueError(f"need 0 <= score_threshold < 1 and 0 <= iou_threshold <= 1, got {got}")
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"need a finite sigma above 0, got {self.sigma}")
         if self.topk_per_level < 1 or self.max_detections < 1:
-            got = f"{self.topk_per_level=}, {self.max_detections=}"
+            got = f"{self.topk_per_level} and {self.max_detections}"
             raise ValueError(f"need topk_per_level and detections_per_image from 1, got {got}")
 
     @property

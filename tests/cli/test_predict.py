@@ -14,7 +14,6 @@ from builders import photo
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageOps
 
-from detect.cli.predict import picture_names
 from detect.data import read_coco, read_results
 from detect.samples import sample_annotations
 from detect.training.checkpoints import read_checkpoint, save_checkpoint
@@ -135,7 +134,3 @@ def test_no_images_are_one_line(refused, tmp_path, trained):
     (tmp_path / "empty").mkdir()
     for place, message in ((tmp_path / "empty", "no image in this folder"), (tmp_path / "no.png", "No such file")):
         assert message in refused("predict", trained("boxes"), place)
-
-
-def test_pictures_of_one_name_keep_their_endings():
-    assert picture_names(["a.jpg", "a.png", "b.jpg", "c/a.jpg"]) == ["a.jpg.png", "a.png.png", "b.png", "c/a.png"]

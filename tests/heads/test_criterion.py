@@ -139,12 +139,6 @@ def test_normalizers_of_the_frameworks(anchors):
         assert_close(losses.box, torch.tensor(expected))
 
 
-def test_a_moving_average_is_part_of_the_state(anchors):
-    criterion = RetinaNetCriterion(normalizer=EmaNormalizer())
-    criterion(zeros(1), anchors, [NO_BOXES])
-    assert_close(criterion.state_dict()["normalizer.average"], torch.tensor(90.1))
-
-
 def test_mistakes_are_named_with_their_numbers(anchors):
     criterion = RetinaNetCriterion()
     with pytest.raises(ValueError, match=r"the head gave 3 rows for 4 anchors \(4 on its levels\)"):

@@ -31,12 +31,6 @@ def test_shipped_configurations_load(name):
         assert (CONFIGS.parent / file).exists()
 
 
-def test_the_start_for_a_dataset_of_ones_own_loads():
-    config = read_train_config(CONFIGS / "your_data.yaml")
-    assert config.data.val_images == Path("images/val")
-    assert (config.model.anchors, config.model.max_strides) == ("fit", None)
-
-
 def test_smoke_is_the_nuclei_run_but_shorter():
     fields = yaml.safe_load((CONFIGS / "nuclei_retinanet.yaml").read_text())
     smoke = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
