@@ -103,6 +103,10 @@ def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_p
     run = detect("predict", checkpoint, photos, "-o", tmp_path / "out", "--on-broken", "skip", "--json")
     assert (run.code, run.json["images"], run.json["skipped"]) == (0, 3, 2)
     assert run.err.count("skipped: ") == 2
+    images = json.loads((tmp_path / "out" / "images.json").read_text("utf-8"))["images"]
+    assert [(each["id"], each["file_name"]) for each in images] == [(1, "a.png"), (2, "b.png"), (5, "more/a.png")]
+    results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert {each["image_id"] for each in results} == {1, 2, 5}  # an image that was not read is not one without objects
     assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3
 
 

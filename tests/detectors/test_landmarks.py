@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 import torch
 from builders import random_images
-from rod_images import write_rods
 from torch import nn
 from torch.testing import assert_close
 
-from detect.data import read_coco
 from detect.detectors import landmarks
 from detect.detectors.backbones import build_backbone
 from detect.detectors.landmarks import LandmarkDetector
 from detect.errors import ConfigError
-from detect.evaluation.angles import angle_errors
-from detect.keypoints.coco_keypoints import coco_keypoints
 from detect.keypoints.keypoints import Keypoints
-from detect.keypoints.orientations import read_angles
 from detect.keypoints.peaks import Peaks
-from detect.loading.dataset import DetectionData, collate
 from detect.losses import batch_normalizer, image_normalizer
 
 
@@ -239,25 +233,3 @@ def test_points_without_angles_and_unknown_words_are_refused():
         detector_of(orientation="axis").losses(torch.zeros(1, 1, 32, 32), Keypoints.of([torch.zeros(1, 2)]))
     with pytest.raises(ValueError, match="orientation is one of none, directed, axis, got 'up'"):
         detector_of(orientation="up")
-
-
-def test_it_learns_the_angles_of_rods_in_two_images(tmp_path):
-    """In 60 steps: half of the angles within 10 degrees, where angles by chance are 90 off."""
-    dataset = read_coco(write_rods(tmp_path, num_images=2, seed=5, heads=True), keypoints=True)
-    keypoints = coco_keypoints(dataset, orientation="directed")
-    data = DetectionData(dataset, tmp_path, resize="none", channels=1, keypoints=keypoints)
-    batch = collate([data[0], data[1]])
-    detector = detector_of(orientation="directed")
-    optimiser = torch.optim.AdamW(detector.parameters(), lr=3e-3)
-    for _ in range(60):
-        sum(detector.losses(batch.images, batch.keypoints)).backward()
-        nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
-        optimiser.step()
-        optimiser.zero_grad()
-    with torch.no_grad():
-        output = detector(batch.images)
-    points, image = batch.keypoints.points, batch.keypoints.image
-    found = read_angles(output.orientations, (points - 0.5) / 2, image=image, orientation="directed")
-    errors = angle_errors(found.rad2deg(), batch.keypoints.angles.rad2deg())
-    assert len(errors) >= 6
-    assert errors.median() < 10

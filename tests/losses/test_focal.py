@@ -230,6 +230,15 @@ def test_arrays_of_other_shapes_do_not_broadcast():
             call()
 
 
+def test_what_a_compiler_is_told_of_the_operator_is_so():
+    logits, classes = random_heads(12, (2, 9, 4))
+    weights = torch.rand(2, 9, generator=torch.Generator().manual_seed(0)).double()
+    for positive, wants_slopes in ((weights, True), (weights[:, :1], False)):
+        given = (logits, classes, weights[:, 1:2], positive, 2.0, wants_slopes)
+        torch.library.opcheck(focal._focal_sums, given, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.slow
 def test_a_compiled_graph_has_the_focal_loss_whole(fresh_python):
     program = """
 import torch
