@@ -24,6 +24,7 @@ from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import BoxCoder, Coder, at_most
 from detect.ops.nms import class_nms, nms_mask
 from detect.ops.soft_nms import DECAYS, soft_nms
+from detect.ops.uncompiled import uncompiled
 
 SUPPRESSIONS = ("hard", *DECAYS)
 
@@ -118,7 +119,7 @@ class PostProcess:
         if len(self._thresholds) not in (1, num_classes):
             raise ValueError(f"{len(self._thresholds)} score thresholds for {num_classes} classes")
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def __call__(
         self, output: HeadOutput, anchors: GridAnchors, *, image_hw: Sizes, original_hw: Sizes | None = None
     ) -> list[Detections]:

@@ -235,7 +235,7 @@ def test_what_a_compiler_is_told_of_the_operator_is_so():
     weights = torch.rand(2, 9, generator=torch.Generator().manual_seed(0)).double()
     for positive, wants_slopes in ((weights, True), (weights[:, :1], False)):
         given = (logits, classes, weights[:, 1:2], positive, 2.0, wants_slopes)
-        torch.library.opcheck(focal._focal_sums, given, test_utils=("test_schema", "test_faketensor"))
+        torch.library.opcheck(torch.ops.detect.focal_sums.default, given, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.slow
