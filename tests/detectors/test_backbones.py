@@ -93,12 +93,6 @@ def test_wrong_means_and_deviations_are_named(mean, std):
         Normalise(3, mean=mean, std=std)
 
 
-def test_the_former_name_of_the_tiny_network_is_accepted():
-    old, new = (build_backbone(name, strides=(4,), in_channels=1, seed=0) for name in ("small", "tiny"))
-    assert old.name == new.name == "tiny"
-    assert_close(old.state_dict(), new.state_dict(), rtol=0, atol=0)
-
-
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return build_backbone("tiny", strides=OWN, in_channels=1, seed=0)

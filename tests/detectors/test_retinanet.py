@@ -92,15 +92,6 @@ def test_detecting_leaves_the_detector_and_gradients_alone(nuclei_batch):
     assert loss.requires_grad  # anchors that were first anchors without gradients serve training too
 
 
-def test_bfloat16_gives_losses_near_those_of_float(nuclei_batch):
-    detector = detector_of()
-    wide = detector.losses(nuclei_batch.images, nuclei_batch.targets)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        narrow = detector.losses(nuclei_batch.images, nuclei_batch.targets)
-    assert_close(narrow, wide, rtol=0.05, atol=0.0)
-    assert narrow.classification.dtype == torch.float32
-
-
 def test_anchors_that_no_level_can_hold_are_named():
     with pytest.raises(ConfigError, match=r"need maps of \[2\]"):
         detector_of(AnchorSet.of([[(8, 8)], [(9, 9)]], strides=(2, 4)))

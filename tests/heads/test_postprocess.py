@@ -182,25 +182,8 @@ def test_thresholds_of_another_number_of_classes_are_refused():
         found_on([[0.0, 0.0, 8.0, 8.0]], [[1.0]], post, padded=True)
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_without_classes_it_is_torchvisions_suppression(threshold):
-    (logits, deltas), anchors = some_output(1), some_anchors()
-    post = PostProcess(class_agnostic=True, iou_threshold=threshold, topk_per_level=10**6, detections_per_image=10**6)
-    (found,) = post(HeadOutput(logits, deltas), anchors, image_hw=[(160, 160)])
-    everything = replace(post, class_agnostic=False, iou_threshold=1.0)
-    (all_of_them,) = everything(HeadOutput(logits, deltas), anchors, image_hw=[(160, 160)])
-    kept = nms_of_torchvision(all_of_them.boxes, all_of_them.scores, threshold)
-    assert 50 < len(kept) < len(all_of_them.scores) / 2
-    assert_close(found.boxes, all_of_them.boxes[kept])
-    assert_close(found.classes, all_of_them.classes[kept])
-
-
 class Backbone(nn.Module):
     out_channels = 8
-
-
-def nms_of_torchvision(boxes, scores, threshold):
-    return import_torchvision().ops.nms(boxes, scores, threshold)
 
 
 def torchvisions(**options):

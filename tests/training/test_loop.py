@@ -326,16 +326,6 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny, tmp_path, monk
     assert train(more, resume=True).epochs == 5  # unless there is more patience
 
 
-def test_less_patience_than_was_needed_already_stops_it(tiny, monkeypatch):
-    values = iter([0.9, 0.5, 0.5, 0.5])
-    monkeypatch.setattr(loop, "validate", lambda *_, **__: {"ap": next(values)})
-    fields = ("optimisation.epochs=9", "optimisation.batch_size=8")  # one step an epoch
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny(*fields), on_progress=stop_at(5))  # after 4 epochs
-    result = train(tiny(*fields, "optimisation.patience=2"), resume=True)
-    assert (result.stopped_early, result.epochs) == (True, 4)
-
-
 @pytest.mark.parametrize(("warmup_steps", "is_told"), [(4, False), (5, True), (99, True)])
 def test_a_warm_up_of_most_of_the_run_is_told(tiny, warmup_steps, is_told):
     lines: list[str] = []
