@@ -36,7 +36,7 @@ def show_fields(wanted: bool) -> None:
 
     rows = []
     for name, field in fields_of(TrainConfig.model_json_schema()):
-        default = dumps(field["default"]).strip('"') if "default" in field else "required"
+        default = dumps(_rounded(field["default"])).strip('"') if "default" in field else "required"
         rows.append([name, default, values_of(field), field.get("description", "")])
     show_table(("field", "default", "values", "meaning"), rows, left=True)
     raise typer.Exit
@@ -159,6 +159,13 @@ def _leave(code: int) -> None:
     print_now()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _rounded(default: Any) -> Any:
+    """A default with four decimals, so that two thirds do not fill the line."""
+    if isinstance(default, list):
+        return [*map(_rounded, default)]
+    return round(default, 4) if isinstance(default, float) else default
 
 
 def fields_of(schema: Schema) -> Iterator[tuple[str, Schema]]:

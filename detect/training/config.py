@@ -29,6 +29,7 @@ FIT, POINTS = "fit", "points"
 Factor = Annotated[float, Field(gt=0, le=100)]
 Score = Annotated[float, Field(ge=0, lt=1)]
 PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
+Files = Annotated[list[PathText], BeforeValidator(lambda given: [given] if isinstance(given, str | Path) else given)]
 
 
 class _Section(BaseModel):
@@ -54,8 +55,8 @@ def _choice(field: FieldInfo | None, value: Any) -> Any:
 class DataConfig(_Section):
     """Annotations, images, and how images reach the network."""
 
-    train: list[PathText] = Field(min_length=1, description="labels: files, folders or patterns, shards of one dataset")
-    val: list[PathText] = Field(default=[], description="labels of the validation data")
+    train: Files = Field(min_length=1, description="labels: files, folders or patterns, shards of one dataset")
+    val: Files = Field(default=[], description="labels of the validation data")
     val_share: float = Field(
         default=0.0, ge=0, le=0.5, description="without val: share of the images, evenly spaced, to validate on"
     )

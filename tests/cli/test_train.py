@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -83,6 +84,10 @@ def test_images_may_be_elsewhere(detect, refused, squares, tmp_path):
         (["data.train=[none.json]"], "none.json"),
         (["model.backbone=huge"], "no backbone 'huge'"),
         (["--overfit", "9"], "there are 4 images with objects"),
+        pytest.param(
+            *(["--device", "cuda"], "optimisation.accelerator=cuda: torch finds no CUDA device"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_a_mistake_is_one_line(refused, squares, arguments, message):

@@ -59,6 +59,8 @@ def test_fields_that_name_files_take_text_and_paths_alike():
 
     assert config(Path) == config(str)
     assert config(Path).to_yaml() == config(str).to_yaml()
+    one = parse_config({"data": {"train": Path("a.json"), "val": "b.json", "images": "images"}}).data
+    assert (one.train, one.val) == (["a.json"], ["b.json"])
 
 
 def test_overrides_win_and_leave_the_rest(tmp_path):
