@@ -107,7 +107,8 @@ def convert_weights(
     """
     if to not in FRAMEWORKS or source not in (None, *FRAMEWORKS) or source_input not in (None, "rgb", "bgr"):
         known = ", ".join(FRAMEWORKS)
-        raise ConvertError(f"{to=} and {source=} are of {known}; {source_input=} is 'rgb' or 'bgr'")
+        got = f"got {to=}, {source=}, {source_input=}"
+        raise ConvertError(f"to and source are one of {known}, and source_input is 'rgb' or 'bgr': {got}")
     state = plain_names(_checked(state))
     rename = str if has_centerness(state) else modern_key  # FCOS never had other names
     kept = {rename(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
@@ -145,8 +146,8 @@ def _checked(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     for name, value in others:
         if not isinstance(value, Tensor):
             raise ConvertError(
-                f"{name} is a {type(value).__name__}, not a tensor: give a network's state dict; load_checkpoint reads "
-                "a file"
+                f"{name} is of type {type(value).__name__}, not a tensor: give a network's state dict, as load_checkpoint "
+                "reads it"
             )
     return state
 

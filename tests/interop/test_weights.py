@@ -333,5 +333,5 @@ def test_what_cannot_be_converted_is_refused(state: State, options: dict[str, An
     ],
 )
 def test_a_checkpoint_that_is_no_state_dict_is_named_with_what_reads_it(given: Any, name: str, kind: str) -> None:
-    with pytest.raises(ConvertError, match=f"^{name} is a {kind}, not a tensor: .* load_checkpoint"):
+    with pytest.raises(ConvertError, match=f"^{name} is of type {kind}, not a tensor: .* load_checkpoint"):
         convert_weights(given, "torchvision")
