@@ -1,4 +1,4 @@
-"""Heads and post-processing compiled, exported and traced: each in a process of its own.
+"""Heads and post-processing compiled and exported: each in a process of its own.
 
 The checks of shapes that tests run with are not to be part of a graph.
 """

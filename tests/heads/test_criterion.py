@@ -188,12 +188,6 @@ def test_weights_multiply_the_losses_of_positives_alone(anchors):
     assert_close(weighed(quality, anchors), expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"class_loss": "quality_focal", "box_loss": "giou"}])
-def test_weights_of_one_change_no_bit(anchors, options):
-    plain, ones = RetinaNetCriterion(**options), RetinaNetCriterion(**options, positive_weights=(1.0, 1.0))
-    assert weighed(plain, anchors) == weighed(ones, anchors)
-
-
 def test_weights_follow_the_device_and_are_no_part_of_the_state():
     criterion = RetinaNetCriterion(positive_weights=(2.0, 1.0))
     assert criterion.state_dict() == {}
