@@ -42,6 +42,7 @@ from detect.keypoints.peaks import Peaks, find_peaks
 from detect.keypoints.split_peaks import split_peaks
 from detect.keypoints.targets import HeatmapTargets, pixel_weights, render_heatmaps
 from detect.losses import (
+    adaptive_wing_loss,
     heatmap_bce_loss,
     heatmap_focal_loss,
     heatmap_mse_loss,
@@ -174,6 +175,7 @@ CASES: dict[Callable[..., Any], dict[str, Any]] = {
     heatmap_focal_loss: {"logits": bells(6, 7), "positives": CELLS, **LOSS},
     heatmap_bce_loss: {"logits": bells(6, 7), **LOSS},
     heatmap_mse_loss: {"maps": bells(6, 7), **LOSS},
+    adaptive_wing_loss: {"maps": bells(6, 7), **LOSS},
     points_l1_loss: {"maps": bells(6, 7), "values": np.ones((3, 2)), "positives": CELLS},
     BlobDetector.predict: {"self": BlobDetector(2.0), "image": BLOB},
     BlobDetector.candidates: {"self": BlobDetector(2.0), "image": BLOB},

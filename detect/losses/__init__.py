@@ -9,6 +9,7 @@ empty rows need no special case. Half precision is computed and returned in floa
 from detect.losses.boxes import ciou_loss, diou_loss, giou_loss, l1_loss, smooth_l1_loss
 from detect.losses.focal import focal_loss, quality_focal_loss
 from detect.losses.heatmaps import (
+    adaptive_wing_loss,
     heatmap_bce_loss,
     heatmap_focal_loss,
     heatmap_mse_loss,
@@ -18,6 +19,7 @@ from detect.losses.normalizers import EmaNormalizer, batch_normalizer, image_nor
 
 __all__ = [
     "EmaNormalizer",
+    "adaptive_wing_loss",
     "batch_normalizer",
     "ciou_loss",
     "diou_loss",

@@ -5,8 +5,8 @@ whatever its target, and counts once if several points share it. ``weights``, (b
 loss of each cell; 0 ignores a region. Targets and weights get no gradient. Shapes that differ, and maps of
 integers, raise a ValueError: only weights of one channel broadcast. NumPy arrays are taken too, and give arrays.
 
-The focal loss and the cross-entropy take logits. The squared error compares maps as they are: the outputs of a network
-without a last sigmoid, or ``logits.sigmoid()``.
+The focal loss and the cross-entropy take logits. The squared error and the adaptive wing loss compare maps as they are: the
+outputs of a network without a last sigmoid, or ``logits.sigmoid()``.
 
 Divide the sums as those of the other losses: ``(sums / image_normalizer(counts)).sum()`` with the counts of positives,
 ``torch.bincount(positives[:, 0], minlength=b)``. An image without points needs no special case. Half precision is computed
@@ -26,6 +26,7 @@ from detect.ops.array_kinds import check_maps, check_shape, in_tensors
 from detect.ops.boxes import widened
 
 MANY = 2**31  # more keypoint types than any map has
+WEIGHTED_FROM = 0.2  # Wang et al. 2019: the weighted loss map is the target from this value, dilated by one cell
 
 Maps = Float[Tensor, "b j *cells"]
 Weights = Float[Tensor, "b _ *cells"]
@@ -91,6 +92,46 @@ def heatmap_mse_loss(
     wide, goal = _same_maps(maps, targets)
     _check_positive(foreground_weight=foreground_weight)
     return _image_sums((foreground_weight * goal + 1 - goal) * (wide - goal).square(), weights)
+
+
+@in_tensors
+def adaptive_wing_loss(
+    maps: Maps,
+    targets: Maps,
+    *,
+    omega: float = 14.0,
+    epsilon: float = 1.0,
+    alpha: float = 2.1,
+    theta: float = 0.5,
+    map_weight: float = 0.0,
+    weights: Weights | None = None,
+) -> Sums:
+    """Adaptive wing loss (Wang et al. 2019): steep for small errors, but only in the foreground.
+
+    An error d below ``theta`` costs omega ln(1 + |d / epsilon|**(alpha - y)) for a target y from 0 to 1; above it the loss
+    goes on as a straight line, smoothly joined. With ``map_weight`` (W of the paper's weighted loss map, 10 there) a cell
+    weighs 1 + map_weight if its target or a neighbour's is 0.2 or more.
+
+    >>> maps, targets = torch.zeros(1, 1, 1, 1), torch.tensor([[[[0.25]]]])
+    >>> adaptive_wing_loss(maps, targets)  # 14 ln(1 + .25**1.85)
+    tensor([1.0378])
+
+    Raises:
+        ValueError: alpha is not above 2 (the slope at y = 1 would be infinite), or omega, epsilon or theta is not positive.
+    """
+    wide, goal = _same_maps(maps, targets)
+    _check_positive(omega=omega, epsilon=epsilon, theta=theta)
+    if not alpha > 2 or not map_weight >= 0:
+        raise ValueError(f"need alpha > 2 and map_weight >= 0, got {alpha=}, {map_weight=}")
+    error, power = (wide - goal).abs(), alpha - goal
+    at_theta = (theta / epsilon) ** power
+    slope = omega / theta * power * at_theta / (1 + at_theta)
+    line = slope * (error - theta) + omega * torch.log1p(at_theta)
+    cost = torch.where(error < theta, omega * torch.log1p((error / epsilon) ** power), line)
+    if map_weight:
+        pool = functional.max_pool2d if goal.ndim == 4 else functional.max_pool3d
+        cost = cost * (1 + map_weight * (pool(goal, 3, stride=1, padding=1) >= WEIGHTED_FROM))
+    return _image_sums(cost, weights)
 
 
 @in_tensors

@@ -17,9 +17,12 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from detect.losses import (
+    adaptive_wing_loss,
+    batch_normalizer,
     heatmap_bce_loss,
     heatmap_focal_loss,
     heatmap_mse_loss,
+    image_normalizer,
     points_l1_loss,
 )
 
@@ -30,6 +33,7 @@ MAP_LOSSES = [
     partial(heatmap_focal_loss, positives=torch.tensor([[0, 1, 2, 3], [1, 0, 0, 0]])),
     partial(heatmap_bce_loss, pos_weight=3.0),
     partial(heatmap_mse_loss, foreground_weight=5.0),
+    partial(adaptive_wing_loss, map_weight=10.0),
 ]
 
 
@@ -111,6 +115,22 @@ def test_half_precision_does_not_reach_infinity_as_the_clamp_at_1e_4_does(dtype)
         assert_close(found, loss(halves.float(), targets.to(dtype).float()))
 
 
+def test_the_loss_of_an_image_does_not_depend_on_the_rest_of_its_batch():
+    # one point, exactly 1, among p = .1: -.9^2 ln .1 - 1023 * .1^2 ln .9 = 2.9429. CenterNet's 4.0218 for it and an empty
+    # image together is the sum of both over the one point: the empty image is not counted in what it is divided by
+    logits = torch.full((2, 1, 32, 32), -math.log(9))
+    targets = torch.zeros(2, 1, 32, 32)
+    targets[0, 0, 5, 6] = 1.0
+    positives = torch.tensor([[0, 0, 5, 6]])
+    both = heatmap_focal_loss(logits, targets, positives=positives)
+    assert_close(both, torch.tensor([2.9429, 1.0789]), rtol=0, atol=5e-5)
+    alone = heatmap_focal_loss(logits[:1], targets[:1], positives=positives)
+    assert_close(both[:1], alone, rtol=0, atol=0)
+    counts = torch.bincount(positives[:, 0], minlength=2)
+    assert_close((both / image_normalizer(counts)).sum(), (both[0] + both[1]) / 2)
+    assert_close((both / batch_normalizer(counts)).sum(), (both[0] + both[1]) / 2)
+
+
 @given(st.permutations(range(6)), st.integers(0, 99))
 def test_the_order_of_points_and_repeated_points_change_nothing(order, seed):
     logits, targets = random_maps(seed=seed)
@@ -156,6 +176,41 @@ def test_the_foregrounds_weight_balances_foreground_and_background():
     cost = heatmap_mse_loss(1 - targets, targets, foreground_weight=ratio)
     assert ratio == 49
     assert_close(cost, torch.tensor([2 * 98.0]))
+
+
+def test_adaptive_wing_by_hand():
+    # y = 1, power 1.1. Error .25 < theta: 14 ln(1 + .25^1.1). Error .75: A .75 - C as the paper writes them
+    targets = torch.ones(1, 1, 1, 2, dtype=torch.float64)
+    maps = torch.tensor([[[[0.75, 0.25]]]], dtype=torch.float64)
+    omega, epsilon, alpha, theta = 14, 1, 2.1, 0.5
+    a = omega / (1 + (theta / epsilon) ** (alpha - 1)) * (alpha - 1) * (theta / epsilon) ** (alpha - 1 - 1) / epsilon
+    c = theta * a - omega * math.log(1 + (theta / epsilon) ** (alpha - 1))
+    expected = 14 * math.log(1 + 0.25**1.1) + a * 0.75 - c
+    assert_close(adaptive_wing_loss(maps, targets), torch.tensor([expected], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("target", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("options", [{}, {"epsilon": 0.5, "theta": 0.3, "omega": 2.0}])
+def test_adaptive_wing_is_smooth_where_its_parts_meet(target, options):
+    theta = options.get("theta", 0.5)
+    sides = torch.tensor([-1e-9, 1e-9], dtype=torch.float64) + target + theta
+    sides = sides[:, None, None, None].requires_grad_()
+    found = adaptive_wing_loss(sides, torch.full_like(sides, target), **options)
+    assert_close(found[0], found[1], rtol=0, atol=1e-6)
+    slope = torch.autograd.grad(found.sum(), sides)[0]
+    assert_close(slope[0], slope[1], rtol=0, atol=1e-6)
+
+
+def test_the_weighted_map_of_adaptive_wing_reaches_one_cell_beyond_the_foreground():
+    # target .2 in the middle of 5 x 5, errors 1 everywhere: 3 x 3 cells weigh 11 times
+    targets = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
+    targets[0, 0, 2, 2] = 0.2
+    each = [adaptive_wing_loss(torch.full((1, 1, 1, 1), 1 + y).double(), torch.full((1, 1, 1, 1), y).double())
+            for y in (0.0, 0.2)]  # fmt: skip
+    weighted = adaptive_wing_loss(targets + 1, targets, map_weight=10.0)
+    assert_close(weighted, 16 * each[0] + 11 * (8 * each[0] + each[1]))
+    volume = targets[:, :, None].expand(-1, -1, 3, -1, -1)
+    assert_close(adaptive_wing_loss(volume + 1, volume, map_weight=10.0), 3 * weighted)
 
 
 @pytest.mark.parametrize("loss", MAP_LOSSES)
@@ -255,7 +310,7 @@ def test_volumes_are_maps_of_three_axes():
     assert_close(heatmap_focal_loss(maps, targets, positives=cell), expected)
     expected = points_l1_loss(flat, torch.ones(1, 1).double(), positives=flat_cell)
     assert_close(points_l1_loss(maps, torch.ones(1, 1).double(), positives=cell), expected)
-    for loss in (heatmap_bce_loss, heatmap_mse_loss):
+    for loss in (heatmap_bce_loss, heatmap_mse_loss, adaptive_wing_loss):
         assert_close(loss(maps, targets), loss(flat, flat_targets))
 
 
@@ -279,6 +334,9 @@ def test_points_that_are_not_on_the_map_are_refused():
     [
         (heatmap_bce_loss, {"pos_weight": 0.0}, "positive pos_weight, got 0.0"),
         (heatmap_mse_loss, {"foreground_weight": math.inf}, "positive foreground_weight, got inf"),
+        (adaptive_wing_loss, {"theta": -1.0}, r"positive theta, got -1\.0"),
+        (adaptive_wing_loss, {"alpha": 2.0}, r"alpha > 2 and map_weight >= 0, got alpha=2\.0"),
+        (adaptive_wing_loss, {"map_weight": -1.0}, r"map_weight=-1\.0"),
     ],
 )
 def test_numbers_without_meaning_are_refused(loss, options, message):
