@@ -10,7 +10,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CHECKS = {
     "custom_detector": """
 m.torch.manual_seed(0)
-detector, truth = m.Detector(num_classes=1), m.ImageTargets(m.torch.tensor([[30.0, 40.0, 52.0, 60.0]]), m.torch.tensor([0]))
+detector = m.Detector(num_classes=1)
+truth = m.detect.ImageTargets(m.torch.tensor([[30.0, 40.0, 52.0, 60.0]]), m.torch.tensor([0]))
 optimizer, images = m.torch.optim.Adam(detector.parameters(), 3e-4), m.torch.rand(1, 3, 128, 128)
 losses = []
 for _ in range(12):

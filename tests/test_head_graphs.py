@@ -1,4 +1,4 @@
-"""Heads and post-processing compiled, exported and traced: each in a process of its own.
+"""Heads and post-processing compiled and exported: each in a process of its own.
 
 The checks of shapes that tests run with are not to be part of a graph.
 """
@@ -54,86 +54,6 @@ for size in sizes:
 @pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
 def test_a_heads_outputs_are_the_same_compiled_exported_and_as_onnx_at_any_size(fresh_python):
     fresh_python(HEAD_COMPILED)
-
-
-HEAD_TRACED = """
-import io, warnings
-import onnxruntime, torch
-from torch import Generator, nn
-from torch.testing import assert_close
-from detect import FeaturePyramid, RetinaNetHead
-
-warnings.simplefilter("error")  # a size that is kept as a number is a TracerWarning
-warnings.simplefilter("ignore", DeprecationWarning)  # of tracing as such
-warnings.simplefilter("ignore", FutureWarning)  # likewise, of newer releases
-NAMES = ("p3", "p4", "pool")
-
-def enlarged(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.2, generator=Generator().manual_seed(parameter.numel()))
-    return module.eval()
-
-class OfMapping(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.pyramid, self.head = FeaturePyramid((4, 6), 64), RetinaNetHead(64, (3, 2, 1, 1), 3, num_convs=1)
-
-    def forward(self, c4, c5):
-        return self.head(dict(zip("abcd", self.pyramid({"c4": c4, "c5": c5}))))
-
-def levels(batch, height, width, channels=6):
-    draws = Generator().manual_seed(height)
-    return [torch.randn(batch, channels, -(-height // s), -(-width // s), generator=draws) for s in (1, 2, 4)]
-
-def run_onnx(model, args, names, *others):
-    file = io.BytesIO()
-    axes = {name: {0: "b", 2: f"h{name}", 3: f"w{name}"} for name in names}
-    torch.onnx.export(
-        model, args, file, dynamo=False, input_names=list(names), output_names=["logits", "deltas"], dynamic_axes=axes
-    )
-    session = onnxruntime.InferenceSession(file.getvalue())
-    for maps in others:
-        feed = {name: cells.numpy() for name, cells in zip(names, maps, strict=True)}
-        assert_close([torch.from_numpy(each) for each in session.run(None, feed)], list(model(*maps)), rtol=1e-4, atol=1e-4)
-
-class OfList(nn.Module):
-    def __init__(self, head):
-        super().__init__()
-        self.head = head
-
-    def forward(self, *maps):
-        return self.head(list(maps))
-
-other_sizes = [levels(1, 9, 31), levels(3, 8, 8)]
-with torch.no_grad():
-    for num_anchors in (3, (3, 3, 3), (3, 2, 1)):
-        head = enlarged(RetinaNetHead(6, num_anchors, 4, num_convs=1))
-        for form in (list, lambda maps: dict(zip(NAMES, maps))):
-            traced = torch.jit.trace(head, (form(levels(2, 16, 12)),))
-            for maps in other_sizes:
-                assert_close(tuple(traced(form(maps))), tuple(head(maps)))
-        run_onnx(OfList(head), tuple(levels(2, 16, 12)), NAMES, *other_sizes)
-    network = enlarged(OfMapping())
-    backbone = lambda maps: (maps[0][:, :4], maps[1])
-    traced = torch.jit.trace(network, backbone(levels(2, 16, 12)))
-    for maps in other_sizes:
-        assert_close(tuple(traced(*backbone(maps))), tuple(network(*backbone(maps))))
-    run_onnx(network, backbone(levels(2, 16, 12)), ("c4", "c5"), *map(backbone, other_sizes))
-    too_few, narrow = levels(1, 8, 8)[:2], [cells[:, :5] for cells in levels(1, 8, 8)]
-    for wrong, message in ((too_few, "built for 3 levels"), (narrow, "channels")):
-        try:
-            torch.jit.trace(head, (wrong,))
-        except (ValueError, RuntimeError) as error:
-            assert message in str(error), error
-        else:
-            raise AssertionError(f"traced without {message}")
-"""
-
-
-@pytest.mark.slow  # the older exporter
-def test_a_heads_outputs_are_the_same_traced_and_as_onnx_of_the_older_exporter_at_any_size(fresh_python):
-    fresh_python(HEAD_TRACED)
 
 
 DETECTIONS_EXPORTED = """

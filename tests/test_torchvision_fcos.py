@@ -46,7 +46,7 @@ def theirs() -> FCOS:
 def ours(theirs) -> RetinaNet:
     head = RetinaNetHead(256, 1, 7, norm="group", centerness=True, biased=True)
     model = import_head(theirs, head, grid_of(theirs.anchor_generator))
-    state = convert_weights(theirs.state_dict(), "imported", num_sizes=1, num_ratios=1).state
+    state = convert_weights(theirs.state_dict(), "imported").state
     model.load_state_dict(state)
     return model
 
@@ -69,9 +69,9 @@ def test_detections_are_torchvisions(theirs, ours):
 def test_weights_there_and_back_are_the_same_bit_for_bit(theirs):
     state = theirs.state_dict()
     for between in ("ours", "imported"):
-        there = convert_weights(state, between, num_sizes=1, num_ratios=1)
+        there = convert_weights(state, between)
         assert any("DistanceCoder(activation='relu')" in note for note in there.notes)
-        back = convert_weights(there.state, "torchvision", num_sizes=1, num_ratios=1).state
+        back = convert_weights(there.state, "torchvision").state
         assert_close(back, dict(state), rtol=0, atol=0)
         theirs.load_state_dict(back)
 
@@ -79,7 +79,7 @@ def test_weights_there_and_back_are_the_same_bit_for_bit(theirs):
 @pytest.mark.parametrize("to", ["detectron2", "mmdet"])
 def test_frameworks_whose_fcos_has_no_place_here_are_refused(theirs, to):
     with pytest.raises(ConvertError, match=f"a centerness output, as in FCOS, for which {to} has no place"):
-        convert_weights(theirs.state_dict(), to, num_sizes=1, num_ratios=1)
+        convert_weights(theirs.state_dict(), to)
 
 
 def test_it_trains_by_task_aligned_assignment(ours):

@@ -121,6 +121,8 @@ class AnchorGenerator:
         if len(level_hw) != len(self.anchors.levels):
             names = ", ".join(level.name for level in self.anchors.levels)
             raise ValueError(f"{len(level_hw)} feature levels for anchors on {len(self.anchors.levels)} ({names})")
+        if any(isinstance(size, Tensor) and size.ndim > 1 for size in level_hw):
+            raise ValueError("level_hw has the (rows, columns) of each feature map, not the maps")
         if image_hw is None and self.convention.stride_mode != "exact":
             raise ValueError(f"stride_mode={self.convention.stride_mode!r} needs the input's size: image_hw is missing")
         device = torch.device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from detect.training.checkpoints import TrainedDetector
 
 Target = Literal["onnx", "torchvision"]
+
+KEEPS_SIZES = ("none", "tiles")  # resize rules after which images have sizes of their own
 
 
 def export(
@@ -112,6 +115,8 @@ def _to_onnx(
         check = export_onnx(trained.model, path, **options)
     except OSError as error:
         raise cannot_write(error, path) from None
+    if trained.resize.name in KEEPS_SIZES:
+        check = replace(check, why_fixed=f"data.resize={trained.resize} does not bring images to one size")
     note(f"wrote {path}")
     if check.why_fixed:
         note(f"all images must have the size of the first one verified on, after resizing: {check.why_fixed}")

@@ -96,7 +96,7 @@ def predict(
     dataset, folder = dataset_from_files(images, trained.labels)
     data = open_images(trained, dataset, folder, on_broken=on_broken)
     results = run_detector(trained, data, device=device, batch_size=batch_size, tiles=tiles, turned=turns)
-    files = {"results.json": results_json(results, dataset), "images.json": images_json(data.files)}
+    files = {"results.json": results_json(results, dataset), "images.json": images_json(data.without_broken().files)}
     counted = counts.count_found(results, data.dataset, data.image_rows, trained.labels, saved, confidence=confidence)
     save(output, {**files, **counted.files()})
     picture_score, reason = _picture_score(picture_score, trained)

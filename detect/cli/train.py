@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from json import dumps
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ def show_fields(wanted: bool) -> None:
 
     rows = []
     for name, field in fields_of(TrainConfig.model_json_schema()):
-        default = dumps(field["default"]).strip('"') if "default" in field else "required"
+        default = dumps(_rounded(field["default"])).strip('"') if "default" in field else "required"
         rows.append([name, default, values_of(field), field.get("description", "")])
     show_table(("field", "default", "values", "meaning"), rows, left=True)
     raise typer.Exit
@@ -135,7 +136,8 @@ def _print_result(result: TrainingResult) -> None:
     took = f"{plural(result.epochs, 'epoch')}, {plural(result.steps, 'step')} in {round(result.seconds, 1):g} s"
     show(f"{took}{', stopped early' if result.stopped_early else ''}: {result.folder}", soft_wrap=True)
     if result.metrics:
-        show_table(("validation", "value"), ((name, f"{value:.4f}") for name, value in result.metrics.items()))
+        rows = [(name, "-" if isnan(value) else f"{value:.4f}") for name, value in result.metrics.items()]
+        show_table(("validation", "value"), rows)
 
 
 def _fail(text: str) -> None:
@@ -157,6 +159,13 @@ def _leave(code: int) -> None:
     print_now()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _rounded(default: Any) -> Any:
+    """A default with four decimals, so that two thirds do not fill the line."""
+    if isinstance(default, list):
+        return [*map(_rounded, default)]
+    return round(default, 4) if isinstance(default, float) else default
 
 
 def fields_of(schema: Schema) -> Iterator[tuple[str, Schema]]:

@@ -179,7 +179,7 @@ def build_backbone(
     ((32, 48, 64), [(1, 32, 13, 16), (1, 48, 7, 8), (1, 64, 4, 4)])
 
     Args:
-        name: ``"tiny"`` (also ``"small"``), :class:`TinyNetwork` with strides from 2 to 32; ``"lite0"``,
+        name: ``"tiny"``, :class:`TinyNetwork` with strides from 2 to 32; ``"lite0"``,
             EfficientNet-Lite0; ``"timm:NAME"``, any model that timm offers with ``features_only``;
             ``"torchvision:NAME"``, any convolutional classification network.
         strides: in pixels, in any order.
@@ -196,7 +196,6 @@ def build_backbone(
     """
     if not strides or min(*strides, in_channels) < 1:
         raise ConfigError(f"need strides and channels from 1, got {strides=}, {in_channels=}")
-    name = "tiny" if name == "small" else name
     source, _, model_name = name.partition(":")
     if source not in NETWORKS or bool(model_name) != (source in OF_MANY):
         raise ConfigError(f"no backbone {name!r}: need 'tiny', 'lite0', 'timm:NAME' or 'torchvision:NAME'")

@@ -129,7 +129,7 @@ class IoUKMeans(ShapeClustering):
         if self.update not in UPDATES:
             raise ValueError(f"update={self.update!r} is not one of {sorted(UPDATES)}")
         if self.n_init < 1 or self.max_iter < 1:
-            raise ValueError(f"need n_init >= 1 and max_iter >= 1, got {self.n_init=}, {self.max_iter=}")
+            raise ValueError(f"need n_init >= 1 and max_iter >= 1, got {self.n_init} and {self.max_iter}")
         members = Members(shapes, weights)
         how: dict[str, Any] = {"update": self.update, "max_iter": self.max_iter}
         if not isinstance(self.init, str):

@@ -27,6 +27,7 @@ from detect.losses import (
 )
 from detect.ops.boxes import BoxCoder, Coder, matched_iou, to_device
 from detect.ops.matcher import Matcher, MaxIoU, Predictions, SoftMatcher, ignore_regions
+from detect.ops.uncompiled import uncompiled
 
 Normalizer = Callable[[Tensor], Tensor]
 RowLoss = Callable[[Tensor, Tensor], Tensor]
@@ -170,7 +171,7 @@ class RetinaNetCriterion(nn.Module):
             rows.append(matches)
         return torch.stack(rows), torch.stack(soft) if soft else None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def forward(self, output: HeadOutput, anchors: GridAnchors, targets: Sequence[ImageTargets]) -> RetinaNetLosses:
         """The losses of a batch; raises ValueError if sizes differ, or as :func:`checked_targets`."""
         _check_sizes(output, anchors, targets)

@@ -40,14 +40,6 @@ def list_maps(maps: FeatureMaps) -> list[Float[Tensor, "b _ _ _"]]:
     return every
 
 
-def channels_differ(maps: Sequence[Float[Tensor, "b _ _ _"]], channels: Sequence[int]) -> bool:
-    """Whether the maps have other numbers of channels than these; always False under ``torch.jit.trace``.
-
-    A trace turns sizes into tensors, whose comparison raises a warning. There the convolutions check the channels.
-    """
-    return not torch.jit.is_tracing() and [cells.shape[1] for cells in maps] != list(channels)  # type: ignore[attr-defined,no-untyped-call]
-
-
 class FeaturePyramid(nn.Module):
     """Makes levels of one width from a backbone's feature maps, fine to coarse.
 
@@ -96,8 +88,8 @@ class FeaturePyramid(nn.Module):
     def forward(self, maps: FeatureMaps) -> list[Float[Tensor, "b d _ _"]]:
         """Levels P3, P4, P5 (one for each map), then P6 and P7."""
         maps = list_maps(maps)
-        if len(maps) != len(self.in_channels) or channels_differ(maps, self.in_channels):
-            channels = tuple(cells.shape[1] for cells in maps)
+        channels = tuple(cells.shape[1] for cells in maps)
+        if channels != self.in_channels:
             raise ValueError(f"the pyramid reads maps of {self.in_channels} channels, fine to coarse, got {channels}")
         sums = [lateral(cells) for lateral, cells in zip(self.lateral, maps, strict=True)]
         for level in range(len(sums) - 2, -1, -1):

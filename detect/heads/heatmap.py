@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from detect.heads.fpn import FeatureMaps, channels_differ, list_maps
+from detect.heads.fpn import FeatureMaps, list_maps
 from detect.heads.retinanet import Tower, check_norm, conv
 from detect.ops.array_kinds import check_maps
 
@@ -91,6 +91,6 @@ def _only_map(features: FeatureMaps, in_channels: int) -> Float[Tensor, "b d h w
     if len(maps) != 1:
         raise ValueError(f"the head reads one feature map, got {len(maps)}: choose the level of its stride")
     check_maps(features=maps[0])
-    if channels_differ(maps, [in_channels]):
+    if maps[0].shape[1] != in_channels:
         raise ValueError(f"the head reads maps of {in_channels} channels, got {maps[0].shape[1]}")
     return maps[0]

@@ -54,6 +54,11 @@ def checked_targets(targets: Sequence[ImageTargets], num_classes: int | None = N
 def _in_one_form(image: ImageTargets, number: int) -> ImageTargets:
     """Boxes and regions as (n, 4) floats, classes in int64. Reads only shapes and types, so it does not wait."""
     name = f"targets of image {number}"
+    if not isinstance(image, ImageTargets):
+        raise ValueError(f"{name}: need ImageTargets, got {type(image).__name__}")
+    for part, rows in vars(image).items():
+        if not isinstance(rows, Tensor | None):
+            raise ValueError(f"{name}: {part} are a tensor, got {type(rows).__name__}")
     boxes = _four_columns(image.boxes, f"{name}: boxes")
     regions = None if image.ignored is None else _four_columns(image.ignored, f"{name}: ignored regions")
     classes = image.classes

@@ -24,6 +24,7 @@ from detect.heads.retinanet import HeadOutput
 from detect.ops.boxes import BoxCoder, Coder, at_most
 from detect.ops.nms import class_nms, nms_mask
 from detect.ops.soft_nms import DECAYS, soft_nms
+from detect.ops.uncompiled import uncompiled
 
 SUPPRESSIONS = ("hard", *DECAYS)
 
@@ -90,12 +91,12 @@ class PostProcess:
         if self.nms not in SUPPRESSIONS:
             raise ValueError(f"nms is one of {', '.join(SUPPRESSIONS)}, got {self.nms!r}")
         if not all(0 <= least < 1 for least in self._thresholds) or not 0 <= self.iou_threshold <= 1:
-            got = f"{self.score_threshold=}, {self.iou_threshold=}"
+            got = f"{self.score_threshold} and {self.iou_threshold}"
             raise ValueError(f"need 0 <= score_threshold < 1 and 0 <= iou_threshold <= 1, got {got}")
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"need a finite sigma above 0, got {self.sigma}")
         if self.topk_per_level < 1 or self.max_detections < 1:
-            got = f"{self.topk_per_level=}, {self.max_detections=}"
+            got = f"{self.topk_per_level} and {self.max_detections}"
             raise ValueError(f"need topk_per_level and detections_per_image from 1, got {got}")
 
     @property
@@ -118,7 +119,7 @@ class PostProcess:
         if len(self._thresholds) not in (1, num_classes):
             raise ValueError(f"{len(self._thresholds)} score thresholds for {num_classes} classes")
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def __call__(
         self, output: HeadOutput, anchors: GridAnchors, *, image_hw: Sizes, original_hw: Sizes | None = None
     ) -> list[Detections]:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from detect.heads.fpn import FeatureMaps, channels_differ, list_maps
+from detect.heads.fpn import FeatureMaps, list_maps
 
 WEIGHT_STD = 0.01  # Lin et al. 2017, section 4.1
 GROUPS = 32  # Wu and He 2018, section 4; torchvision's second RetinaNet
@@ -247,8 +247,8 @@ class RetinaNetHead(nn.Module):
             raise ValueError(f"norm='batch' needs the levels: give num_anchors as ({self.num_anchors},) * 5, say")
 
     def _check_maps(self, maps: Sequence[Tensor]) -> None:
-        if not maps or channels_differ(maps, [self.in_channels] * len(maps)):
-            channels = [cells.shape[1] for cells in maps]
+        channels = [cells.shape[1] for cells in maps]
+        if not maps or channels != [self.in_channels] * len(maps):
             raise ValueError(f"the head reads maps of {self.in_channels} channels, got {channels}")
         if self.num_levels is None:
             return

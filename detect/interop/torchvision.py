@@ -91,6 +91,9 @@ class RetinaNet(TorchvisionRetinaNet):  # type: ignore[misc]
             raise ValueError("targets are missing: in training each image needs boxes and labels")
         if len(targets) != num_images:
             raise ValueError(f"targets of {len(targets)} images for {num_images} images")
+        for number, target in enumerate(targets):
+            if missing := {"boxes", "labels"} - set(target):
+                raise ValueError(f"targets of image {number} have no {' and no '.join(sorted(missing))}")
         plain = [ImageTargets(target["boxes"], target["labels"]) for target in targets]
         checked: list[dict[str, Tensor]] = []
         for target, each in zip(targets, checked_targets(plain, self.head.num_classes), strict=True):
@@ -160,8 +163,11 @@ def import_head(
         program.save("retinanet.onnx")
 
     Raises:
-        ValueError: head, anchors and levels differ in number. In use: a level's stride contradicts its feature map.
+        ValueError: the model is another one, or head, anchors and levels differ in number. In use: a level's stride
+            contradicts its feature map.
     """
+    if not isinstance(model, TorchvisionRetinaNet | TorchvisionFCOS):
+        raise ValueError(f"need a RetinaNet or an FCOS of torchvision, got {type(model).__name__}")
     head.check_anchors(grid.num_anchors)
     if levels is not None and len(levels) != len(grid.num_anchors):
         raise ValueError(f"{len(levels)} levels of the backbone for anchors on {len(grid.num_anchors)}")

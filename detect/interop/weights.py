@@ -78,22 +78,24 @@ def convert_weights(
     rows without a category, and batch norms whose eps changed.
 
     Args:
-        state: every tensor of the network by name, as returned by ``state_dict()``. The prefixes of
-            DistributedDataParallel, torch.compile and Lightning (``module.``, ``_orig_mod.``, ``model.``) are removed.
+        state: every tensor of the network by name, as returned by ``state_dict()``, and from a checkpoint's file by
+            :func:`~detect.detectors.pretrained_weights.load_checkpoint`. The prefixes of DistributedDataParallel,
+            torch.compile and Lightning (``module.``, ``_orig_mod.``, ``model.``) are removed.
         to: ``"torchvision"``, ``"detectron2"``, ``"mmdet"``, ``"ours"``, or ``"imported"`` for the model that
             :func:`~detect.interop.torchvision.import_head` makes.
         source: one of the same; by default recognised from the names.
         num_classes: class rows to write, 80 or 91, if the source has COCO's 80 or 91; by default 91 for torchvision, 80
             for detectron2 and mmdetection, and the source's number for ours. Other numbers stay unchanged.
-        num_sizes: anchor sizes per cell; for free shapes, the number of shapes, with ``num_ratios=1``.
+        num_sizes: anchor sizes per cell; for free shapes, the number of shapes, with ``num_ratios=1``. Not read
+            for an FCOS, whose outputs tell the number.
         num_ratios: aspect ratios per cell.
         source_input: input of the source's stem, ``"rgb"`` or ``"bgr"``; by default ``"bgr"`` for detectron2 alone.
         source_eps: eps of the source's batch norms; by default 0 for weights that look like torchvision's COCO_V1 (v1,
             frozen norms, 91 rows), else 1e-5.
 
     Raises:
-        ConvertError: the framework is unknown, keys are missing or unexpected, two keys are one without their prefixes, or
-            tensors do not fit the numbers of anchors and classes.
+        ConvertError: the framework is unknown, values are no tensors, keys are missing or unexpected, two keys are one
+            without their prefixes, or tensors do not fit the numbers of anchors and classes.
 
     >>> from detect.ops.torchvision_import import import_torchvision
     >>> models = import_torchvision().models.detection
@@ -105,8 +107,9 @@ def convert_weights(
     """
     if to not in FRAMEWORKS or source not in (None, *FRAMEWORKS) or source_input not in (None, "rgb", "bgr"):
         known = ", ".join(FRAMEWORKS)
-        raise ConvertError(f"{to=} and {source=} are of {known}; {source_input=} is 'rgb' or 'bgr'")
-    state = plain_names(state)
+        got = f"got {to=}, {source=}, {source_input=}"
+        raise ConvertError(f"to and source are one of {known}, and source_input is 'rgb' or 'bgr': {got}")
+    state = plain_names(_checked(state))
     rename = str if has_centerness(state) else modern_key  # FCOS never had other names
     kept = {rename(key): tensor for key, tensor in state.items() if not key.startswith(REMADE)}
     source = source or recognise_framework(kept)
@@ -114,6 +117,8 @@ def convert_weights(
     names = zip(keys_of("ours", layout), keys_of(source, layout), strict=True)
     weights = {ours: kept[theirs] for ours, theirs in names}
 
+    if layout.centerness:  # of no framework whose anchors are in another order
+        num_sizes, num_ratios = len(weights[BOXES[0]]) // 4, 1
     rows = _class_rows(weights, num_sizes * num_ratios)
     p6_from_p5 = weights[P6].shape[0] == weights[P6].shape[1]  # torchvision's own rule (LastLevelP6P7)
     conversion = Conversion(
@@ -134,6 +139,17 @@ def convert_weights(
     added = Counter(_kind(key) for key in fitted if key not in weights)
     names = zip(keys_of(to, new_layout), keys_of("ours", new_layout), strict=True)
     return ConvertedWeights({theirs: fitted[ours] for theirs, ours in names}, notes_on(conversion, dropped, added))
+
+
+def _checked(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    others = state.items() if isinstance(state, Mapping) else [("the state", state)]
+    for name, value in others:
+        if not isinstance(value, Tensor):
+            raise ConvertError(
+                f"{name} is of type {type(value).__name__}, not a tensor: give a network's state dict, as load_checkpoint "
+                "reads it"
+            )
+    return state
 
 
 def _class_rows(weights: Mapping[str, Tensor], num_anchors: int) -> int:

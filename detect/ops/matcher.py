@@ -93,7 +93,7 @@ class MaxIoU:
     def __post_init__(self) -> None:
         if not 0 < self.bg_iou_thresh <= self.fg_iou_thresh <= 1:
             raise ValueError(
-                f"need 0 < bg_iou_thresh <= fg_iou_thresh <= 1, got {self.bg_iou_thresh=}, {self.fg_iou_thresh=}"
+                f"need 0 < bg_iou_thresh <= fg_iou_thresh <= 1, got {self.bg_iou_thresh} and {self.fg_iou_thresh}"
             )
         if self.low_quality_mode not in ("own", "forced"):
             raise ValueError(f"low_quality_mode is 'own' or 'forced', got {self.low_quality_mode!r}")

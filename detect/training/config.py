@@ -29,6 +29,7 @@ FIT, POINTS = "fit", "points"
 Factor = Annotated[float, Field(gt=0, le=100)]
 Score = Annotated[float, Field(ge=0, lt=1)]
 PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
+Files = Annotated[list[PathText], BeforeValidator(lambda given: [given] if isinstance(given, str | Path) else given)]
 
 
 class _Section(BaseModel):
@@ -54,8 +55,8 @@ def _choice(field: FieldInfo | None, value: Any) -> Any:
 class DataConfig(_Section):
     """Annotations, images, and how images reach the network."""
 
-    train: list[PathText] = Field(min_length=1, description="labels: files, folders or patterns, shards of one dataset")
-    val: list[PathText] = Field(default=[], description="labels of the validation data")
+    train: Files = Field(min_length=1, description="labels: files, folders or patterns, shards of one dataset")
+    val: Files = Field(default=[], description="labels of the validation data")
     val_share: float = Field(
         default=0.0, ge=0, le=0.5, description="without val: share of the images, evenly spaced, to validate on"
     )
@@ -215,30 +216,22 @@ class ModelConfig(_Section):
         return alpha
 
     @model_validator(mode="after")
-    def _freezes_weights_that_were_learned(self) -> ModelConfig:
+    def _consistent(self) -> ModelConfig:
         if self.freeze_stride and not self.starts_from_weights:
             raise ValueError(
                 "freeze_stride would keep random weights: set pretrained, weights or init, or freeze_stride=0"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _points_match_by_predictions(self) -> ModelConfig:
         if self.anchors == POINTS and self.matching in {"max_iou", "atss"}:
             raise ValueError(
                 f"points have no shape that assigner={self.assigner} could compare: task_aligned or simota"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _thresholds_in_order(self) -> ModelConfig:
         if self.bg_iou_thresh > self.fg_iou_thresh:
             raise ValueError(f"bg_iou_thresh {self.bg_iou_thresh} is above fg_iou_thresh {self.fg_iou_thresh}")
         return self
 
 
 class OptimisationConfig(_Section):
-    """AdamW with a linear warm-up, then a cosine or step schedule."""
+    """AdamW with a linear warm-up, then the schedule."""
 
     epochs: int = Field(default=45, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(default=16, ge=1, le=65_536, description="images per step, over all devices")

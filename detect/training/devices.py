@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import torch
 from torch import distributed
 
 from detect.errors import ConfigError, MissingExtraError
@@ -52,6 +53,8 @@ def launch(config: TrainConfig) -> Fabric:
     except ImportError:
         raise MissingExtraError("training needs lightning-fabric: pip install 'detect-heads[train]'") from None
     optimisation = config.optimisation
+    if optimisation.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("optimisation.accelerator=cuda: torch finds no CUDA device")
     processes = devices = optimisation.devices
     if distributed.is_available() and distributed.is_torchelastic_launched():
         processes, devices = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])

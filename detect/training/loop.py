@@ -52,7 +52,7 @@ from detect.training.inputs import data_checksum, epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
 from detect.training.processes import check_alike, end_together
 from detect.training.step import Build, Stepper, rate_factor
-from detect.wording import listed
+from detect.wording import listed, plural
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -208,10 +208,19 @@ class _Run:
         self.batches = epoch_batches(config, self.inputs.train, fabric)
         self.loader = image_loader(self.inputs.train, self.batches, num_workers=config.data.num_workers)
         self.num_steps = config.optimisation.epochs * self.batches.num_batches
-        for line in (
-            data_warnings(config, self.inputs, assignment=self.assignment) if self.is_main and not before else ()
-        ):
+        if self.is_main and not before:
+            self.log_warnings()
+
+    def log_warnings(self) -> None:
+        """Log what is wrong with the data, and a warm-up that takes most of the run."""
+        for line in data_warnings(self.config, self.inputs, assignment=self.assignment):
             self.log(line)
+        warmup_steps = self.config.optimisation.warmup_steps
+        if 2 * warmup_steps > self.num_steps:
+            self.log(
+                f"the learning rate rises for optimisation.warmup_steps={warmup_steps} of the run's {self.num_steps} steps: "
+                "train for more epochs, or lower it"
+            )
 
     def assign_anchors(self) -> Sequence[float] | None:
         """Find what the anchors learn, for warnings; return the weight of each class's positive anchors, which is logged."""
@@ -288,7 +297,9 @@ class _Run:
         text = self.stepper.diagnose(batch, rate=rate).to_text()  # in all processes: they share the number of positives
         if self.is_main:
             write_whole(self.config.output.folder / "diagnosis.txt", text)
-            self.log(f"the loss has not fallen for {optimisation.flat_epochs} epochs; diagnosis.txt says:\n{text}")
+            self.log(
+                f"the loss has not fallen for {plural(optimisation.flat_epochs, 'epoch')}; diagnosis.txt says:\n{text}"
+            )
 
     def end_epoch(self, seconds: float) -> None:
         """Write the means of the epoch, and validate if it is due."""
@@ -316,7 +327,8 @@ class _Run:
         state.stopped = state.out_of_patience(self.config.optimisation.patience)
         if self.tables:
             self.tables.write(VALIDATION, state.step, {"epoch": state.epoch, **state.metrics})
-        self.log(f"epoch {state.epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in state.metrics.items()))
+        known = [f"{name} {value:.3f}" for name, value in state.metrics.items() if not math.isnan(value)]
+        self.log(f"epoch {state.epoch}: {', '.join(known)}")
 
     def measure(self, data: DetectionData) -> dict[str, float]:
         """The metrics of the averaged weights."""

@@ -110,6 +110,13 @@ def test_anchors_generated_in_inference_serve_training_too():
     assert weight.grad is not None
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_feature_maps_in_place_of_their_sizes_are_named():
+    grid = AnchorGenerator(AnchorSet.of([[(10, 20)]], strides=(8,)))
+    with pytest.raises(ValueError, match="of each feature map, not the maps"):
+        grid.generate([torch.zeros(1, 256, 4, 4)])
+
+
 def test_mistakes_are_named():
     grid = AnchorGenerator.of_sizes(TORCHVISION_SIZES)
     with pytest.raises(ValueError, match=r"2 feature levels for anchors on 5 \(P3, P4, P5, P6, P7\)"):

@@ -14,7 +14,6 @@ from builders import photo
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageOps
 
-from detect.cli.predict import picture_names
 from detect.data import read_coco, read_results
 from detect.samples import sample_annotations
 from detect.training.checkpoints import read_checkpoint, save_checkpoint
@@ -104,6 +103,10 @@ def test_broken_images_are_named_and_skipped_only_if_asked(detect, photos, tmp_p
     run = detect("predict", checkpoint, photos, "-o", tmp_path / "out", "--on-broken", "skip", "--json")
     assert (run.code, run.json["images"], run.json["skipped"]) == (0, 3, 2)
     assert run.err.count("skipped: ") == 2
+    images = json.loads((tmp_path / "out" / "images.json").read_text("utf-8"))["images"]
+    assert [(each["id"], each["file_name"]) for each in images] == [(1, "a.png"), (2, "b.png"), (5, "more/a.png")]
+    results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert {each["image_id"] for each in results} == {1, 2, 5}  # an image that was not read is not one without objects
     assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3
 
 
@@ -135,7 +138,3 @@ def test_no_images_are_one_line(refused, tmp_path, trained):
     (tmp_path / "empty").mkdir()
     for place, message in ((tmp_path / "empty", "no image in this folder"), (tmp_path / "no.png", "No such file")):
         assert message in refused("predict", trained("boxes"), place)
-
-
-def test_pictures_of_one_name_keep_their_endings():
-    assert picture_names(["a.jpg", "a.png", "b.jpg", "c/a.jpg"]) == ["a.jpg.png", "a.png.png", "b.png", "c/a.png"]

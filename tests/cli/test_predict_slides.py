@@ -17,6 +17,7 @@ from PIL import Image
 from detect.cli.predict_slides import is_slide
 from detect.data import read_coco, read_results
 from detect.samples import sample_annotations
+from detect.training import slides
 from detect.training.tile_journal import NAME
 
 tifffile = pytest.importorskip("tifffile")
@@ -24,6 +25,21 @@ zarr = pytest.importorskip("zarr")
 pytest.importorskip("torchvision")
 
 LOCAL = {"backbone": "torchvision:resnet18", "norm": None, "threshold": 0.0095}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def measured_once():
+    """Measure the reach of each backbone once, which takes longer than a test."""
+    measure, known = slides.measure_reach, {}
+
+    def known_reach(model):
+        if model.backbone.name not in known:
+            known[model.backbone.name] = measure(model)
+        return known[model.backbone.name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slides, "measure_reach", known_reach)
+        yield
 
 
 @pytest.fixture
@@ -122,7 +138,7 @@ def test_mistakes_are_one_line(refused, slide, tmp_path, trained):
     ):
         assert message in refused("predict", run, *arguments, "-o", tmp_path / "out")
     assert "--slice huge: expected SIZE:OVERLAP" in refused(
-        "predict", trained("landmarks", **LOCAL), slide, "--slice", "huge", "-o", tmp_path / "out"
+        "predict", trained("landmarks"), slide, "--slice", "huge", "-o", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from scipy import ndimage
 
 from detect.detectors.blob_detector import BlobDetector, fit_blob_detector
@@ -102,21 +102,6 @@ def test_the_f1_of_the_fit_is_that_of_its_predictions():
     detector = fit_blob_detector(images, truth, radius=2.0)
     points, scores = zip(*map(detector.predict, images), strict=True)
     assert_allclose(score_points(points, truth, scores=scores, radius=2.0).micro.f1, detector.f1)
-
-
-def test_the_order_of_images_does_not_matter():
-    images, truth = training_images()
-    assert fit_blob_detector(images, truth, sigmas=(4.0,)) == fit_blob_detector(
-        images[::-1], truth[::-1], sigmas=(4.0,)
-    )
-
-
-def test_candidates_are_cut_by_the_threshold_alone():
-    image = training_images()[0][0]
-    every, scores = BlobDetector(4.0).candidates(image)
-    points, kept = BlobDetector(4.0, threshold=float(scores[1])).predict(image)
-    assert_array_equal(points, every[:2])
-    assert_array_equal(kept, scores[:2])
 
 
 def test_what_cannot_be_fitted_is_refused():

@@ -122,12 +122,6 @@ def test_a_safetensors_file_that_is_damaged_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_tensors_of_two_networks_are_refused():
-    both = {"conv.weight": torch.zeros(1), "module.conv.weight": torch.ones(1)}
-    with pytest.raises(ConvertError, match=r"'conv\.weight' and 'module\.conv\.weight' are both 'conv\.weight'"):
-        plain_names(both)
-
-
 @pytest.mark.parametrize(
     "wrap",
     [

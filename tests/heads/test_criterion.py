@@ -139,12 +139,6 @@ def test_normalizers_of_the_frameworks(anchors):
         assert_close(losses.box, torch.tensor(expected))
 
 
-def test_a_moving_average_is_part_of_the_state(anchors):
-    criterion = RetinaNetCriterion(normalizer=EmaNormalizer())
-    criterion(zeros(1), anchors, [NO_BOXES])
-    assert_close(criterion.state_dict()["normalizer.average"], torch.tensor(90.1))
-
-
 def test_mistakes_are_named_with_their_numbers(anchors):
     criterion = RetinaNetCriterion()
     with pytest.raises(ValueError, match=r"the head gave 3 rows for 4 anchors \(4 on its levels\)"):
@@ -192,12 +186,6 @@ def test_weights_multiply_the_losses_of_positives_alone(anchors):
     # targets .75 and .6: (q - 1/2)**2 ln 2
     expected = (math.log(2) * (3 * 0.25**2 + 0.5 * 0.1**2 + 6 / 4) / 2, found[1])
     assert_close(weighed(quality, anchors), expected, rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize("options", [{}, {"class_loss": "quality_focal", "box_loss": "giou"}])
-def test_weights_of_one_change_no_bit(anchors, options):
-    plain, ones = RetinaNetCriterion(**options), RetinaNetCriterion(**options, positive_weights=(1.0, 1.0))
-    assert weighed(plain, anchors) == weighed(ones, anchors)
 
 
 def test_weights_follow_the_device_and_are_no_part_of_the_state():

@@ -90,23 +90,6 @@ def test_weights_start_kaiming_uniform_with_a_of_one():
             assert_close(parameter.std().item(), 1 / math.sqrt(fan_in), rtol=0.02, atol=0)
 
 
-def test_names_of_weights_are_those_that_checkpoints_have():
-    modules = [
-        f"{group}.{index}" for group, count in (("lateral", 3), ("output", 3), ("extra", 2)) for index in range(count)
-    ]
-    names = [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
-    assert list(FeaturePyramid((4, 6, 8), 5).state_dict()) == names
-    assert list(FeaturePyramid((4, 6, 8), 5, extra=None).state_dict()) == names[:12]
-
-
-def test_parameters_differ_as_between_the_published_models():
-    # laterals 3,584 * 256 + 3 * 256 = 918,272; outputs 3 * (2,304 * 256 + 256) = 1,770,240; P7 590,080; P6 590,080 from P5,
-    # 2,048 * 9 * 256 + 256 = 4,718,848 from C5: 4,128,768 more, which is what torchvision's second model has more here
-    pyramids = [FeaturePyramid((512, 1024, 2048), extra=extra) for extra in ("p5", "c5")]
-    counts = [sum(parameter.numel() for parameter in pyramid.parameters()) for pyramid in pyramids]
-    assert counts == [3_868_672, 3_868_672 + 4_128_768]
-
-
 def torchvisions_names(ours):
     names = {"lateral": "inner_blocks.{}.0", "output": "layer_blocks.{}.0", "extra": "extra_blocks.p{}"}
     group, index, kind = ours.split(".")
@@ -167,8 +150,5 @@ def test_another_top_and_other_maps_are_refused():
     with pytest.raises(ValueError, match="'c5', 'p5' or None, got 'c6'"):
         FeaturePyramid((3, 4), 5, extra="c6")
     pyramid = FeaturePyramid((3, 4), 5)
-    sizes = [(7, 5), (4, 3)]
-    with pytest.raises(ValueError, match=r"\(3, 4\) channels, fine to coarse, got \(4, 3\)"):
-        pyramid(random_maps((4, 3), sizes))
     with pytest.raises(ValueError, match=r"got \(3,\)"):
-        pyramid(random_maps((3,), sizes[:1]))
+        pyramid(random_maps((3,), [(7, 5)]))

@@ -9,7 +9,6 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from detect.heads.heatmap import HeatmapHead, HeatmapOutput
-from detect.losses import heatmap_focal_loss, image_normalizer, points_l1_loss
 
 
 def random_map(shape, seed=0, dtype=torch.float32):
@@ -52,31 +51,6 @@ def test_the_heatmaps_start_at_the_prior_and_the_other_maps_at_zero():
 
 
 # learning
-
-
-def test_a_head_learns_points_and_their_directions():
-    draws = Generator().manual_seed(0)
-    features = torch.zeros(8, 3, 12, 12)
-    cells = [torch.randperm(144, generator=draws)[:count] for count in range(8)]  # the first image is empty
-    rows = [torch.stack([torch.full_like(own, b), 0 * own, own // 12, own % 12], 1) for b, own in enumerate(cells)]
-    positives = torch.cat(rows)
-    directions = torch.rand(len(positives), 2, generator=draws) - 0.5
-    features[positives[:, 0], 0, positives[:, 2], positives[:, 3]] = 1.0
-    features.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3], 1:] = directions
-    targets = features[:, :1]
-    head = HeatmapHead(3, 1, orientation=True, hidden_channels=16, generator=draws)
-    optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
-    normalizers = image_normalizer(torch.bincount(positives[:, 0], minlength=8))
-    for _ in range(250):
-        output = head(features)
-        sums = heatmap_focal_loss(output.logits, targets, positives=positives)
-        sums = sums + points_l1_loss(output.orientations, directions, positives=positives)
-        optimizer.zero_grad()
-        (sums / normalizers).sum().backward()
-        optimizer.step()
-    assert_close(output.logits > 0, targets > 0)
-    at_points = output.orientations.movedim(1, -1)[positives[:, 0], positives[:, 2], positives[:, 3]]
-    assert (at_points - directions).abs().mean() < 0.05
 
 
 # limits
@@ -136,75 +110,3 @@ def test_the_map_may_come_in_a_list_or_mapping_of_one():
         head({"p2": features, "p3": features})
     with pytest.raises(ValueError, match="maps of 6 channels, got 5"):
         head(torch.zeros(1, 5, 4, 4))
-
-
-# compilers: in a process of their own, since the checks of shapes are not to be traced
-
-COMPILERS = """
-import onnxruntime, torch
-from torch import Generator
-from torch.export import Dim
-from torch.testing import assert_close
-from detect.heads.heatmap import HeatmapHead, HeatmapOutput
-
-def given(maps):
-    assert isinstance(maps, HeatmapOutput)
-    return [*maps]
-
-def inputs(batch, height, width):
-    return torch.randn(batch, 64, height, width, generator=Generator().manual_seed(height))
-
-network = HeatmapHead(64, 2, orientation=True, num_convs=2, norm="group").eval()
-sizes = (1, 16, 16), (3, 9, 31)
-free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-
-compiled = torch.compile(network, fullgraph=True, dynamic=True, backend="eager")
-program = torch.export.export(network, (inputs(2, 10, 14),), dynamic_shapes=(free,))
-onnx = torch.onnx.export(program, dynamo=True, verbose=False).model_proto
-session = onnxruntime.InferenceSession(onnx.SerializeToString())
-for size in sizes:
-    expected = given(network(inputs(*size)))
-    for run in (compiled, program.module()):
-        assert_close(given(run(inputs(*size))), expected)
-    output = [torch.from_numpy(array) for array in session.run(None, {session.get_inputs()[0].name: inputs(*size).numpy()})]
-    assert_close(output, expected, rtol=1e-4, atol=1e-5)
-"""
-
-
-@pytest.mark.slow  # whole detectors are exported in tests/detectors/test_onnx.py
-def test_compiled_exported_and_as_onnx_the_outputs_are_the_same_at_any_size(fresh_python):
-    fresh_python(COMPILERS)
-
-
-TRACERS = """
-import io, warnings
-import onnxruntime, torch
-from torch import Generator
-from torch.testing import assert_close
-from detect.heads.heatmap import HeatmapHead
-
-warnings.simplefilter("error")  # a size that is kept as a number is a TracerWarning
-warnings.simplefilter("ignore", DeprecationWarning)  # of tracing as such
-warnings.simplefilter("ignore", FutureWarning)  # likewise, of newer releases
-
-def inputs(batch, height, width):
-    return torch.randn(batch, 6, height, width, generator=Generator().manual_seed(height))
-
-with torch.no_grad():
-    for head in (HeatmapHead(6, 2, orientation=True), HeatmapHead(6, 2)):
-        file, axes = io.BytesIO(), {"features": {0: "b", 2: "h", 3: "w"}}
-        options = {"input_names": ["features"], "dynamic_axes": axes}
-        torch.onnx.export(head, (inputs(2, 8, 10),), file, dynamo=False, **options)
-        session = onnxruntime.InferenceSession(file.getvalue())
-        for size in ((1, 16, 16), (3, 9, 31)):
-            expected = [cells for cells in head(inputs(*size)) if cells is not None]
-            found = [torch.from_numpy(cells) for cells in session.run(None, {"features": inputs(*size).numpy()})]
-            assert_close(found, expected, rtol=1e-4, atol=1e-5)
-            if len(expected) == len(head(inputs(*size))):  # what is traced may not return None
-                assert_close(list(torch.jit.trace(head, (inputs(2, 8, 10),))(inputs(*size))), expected)
-"""
-
-
-@pytest.mark.slow  # the older exporter
-def test_traced_and_as_onnx_of_the_older_exporter_the_outputs_are_the_same_at_any_size(fresh_python):
-    fresh_python(TRACERS)

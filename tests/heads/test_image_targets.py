@@ -74,6 +74,8 @@ def test_arrays_of_another_form_are_refused_by_image():
         (ImageTargets(right, torch.tensor([0]), torch.tensor(BOX)), r"ignored regions are \(n, 4\), got \(4,\)"),
         (ImageTargets(right, torch.tensor([0.0])), r"classes are integers, got torch\.float32"),
         (ImageTargets(right, torch.tensor([True])), r"classes are integers, got torch\.bool"),
+        (ImageTargets([BOX], torch.tensor([0])), "boxes are a tensor, got list"),
+        ({"boxes": right, "labels": torch.tensor([0])}, "need ImageTargets, got dict"),
     ):
         with pytest.raises(ValueError, match=f"^targets of image 1: {message}$"):
             checked_targets([NO_BOXES, target])

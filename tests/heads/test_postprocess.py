@@ -182,25 +182,8 @@ def test_thresholds_of_another_number_of_classes_are_refused():
         found_on([[0.0, 0.0, 8.0, 8.0]], [[1.0]], post, padded=True)
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_without_classes_it_is_torchvisions_suppression(threshold):
-    (logits, deltas), anchors = some_output(1), some_anchors()
-    post = PostProcess(class_agnostic=True, iou_threshold=threshold, topk_per_level=10**6, detections_per_image=10**6)
-    (found,) = post(HeadOutput(logits, deltas), anchors, image_hw=[(160, 160)])
-    everything = replace(post, class_agnostic=False, iou_threshold=1.0)
-    (all_of_them,) = everything(HeadOutput(logits, deltas), anchors, image_hw=[(160, 160)])
-    kept = nms_of_torchvision(all_of_them.boxes, all_of_them.scores, threshold)
-    assert 50 < len(kept) < len(all_of_them.scores) / 2
-    assert_close(found.boxes, all_of_them.boxes[kept])
-    assert_close(found.classes, all_of_them.classes[kept])
-
-
 class Backbone(nn.Module):
     out_channels = 8
-
-
-def nms_of_torchvision(boxes, scores, threshold):
-    return import_torchvision().ops.nms(boxes, scores, threshold)
 
 
 def torchvisions(**options):
@@ -334,12 +317,12 @@ def test_inputs_are_left_as_they_were():
 def test_mistakes_are_told():
     for options, message in (
         ({"convention": "yolo"}, r"convention is one of torchvision, detectron2, mmdet, got 'yolo'"),
-        ({"score_threshold": 1.0}, r"need 0 <= score_threshold < 1 .* got self\.score_threshold=1"),
-        ({"score_threshold": [0.5, -1.0]}, r"got self\.score_threshold=\[0\.5, -1\.0\]"),
-        ({"iou_threshold": -0.5}, r"iou_threshold <= 1, got .*self\.iou_threshold=-0\.5"),
+        ({"score_threshold": 1.0}, r"need 0 <= score_threshold < 1 .* got 1\.0 and 0\.5"),
+        ({"score_threshold": [0.5, -1.0]}, r"got \[0\.5, -1\.0\] and"),
+        ({"iou_threshold": -0.5}, r"iou_threshold <= 1, got .* and -0\.5"),
         ({"nms": "soft"}, "nms is one of hard, linear, gaussian, got 'soft'"),
         ({"sigma": 0.0}, r"need a finite sigma above 0, got 0\.0"),
-        ({"topk_per_level": 0}, r"topk_per_level and .* from 1, got self\.topk_per_level=0"),
+        ({"topk_per_level": 0}, r"topk_per_level and .* from 1, got 0 and 300"),
     ):
         with pytest.raises(ValueError, match=message):
             PostProcess(**options)

@@ -295,8 +295,13 @@ def test_mistakes_are_named_with_their_numbers():
         import_head(model, RetinaNetHead(256, 6, num_classes=7), grid)
     with pytest.raises(ValueError, match="2 levels of the backbone for anchors on 5"):
         import_head(model, head, grid, levels=(0, 1))
+    with pytest.raises(ValueError, match="need a RetinaNet or an FCOS of torchvision, got Identity"):
+        import_head(nn.Identity(), head, grid)
+    in_training, images = import_head(model, head, grid).train(), [torch.rand(3, 64, 64)]
     with pytest.raises(ValueError, match="targets are missing"):
-        import_head(model, head, grid).train()([torch.rand(3, 64, 64)])
+        in_training(images)
+    with pytest.raises(ValueError, match="targets of image 0 have no labels"):
+        in_training(images, [{"boxes": torch.tensor([[5.0, 5.0, 60.0, 50.0]])}])
     fewer = import_head(model, head, grid.select_levels([0, 1, 2]))
     with pytest.raises(ValueError, match="5 feature levels for anchors on 3"):
         fewer.eval()([torch.rand(3, 64, 64)])

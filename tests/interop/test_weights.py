@@ -321,3 +321,17 @@ def test_a_stem_of_caffe_in_mmdetection_is_told_by_the_caller() -> None:
 def test_what_cannot_be_converted_is_refused(state: State, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConvertError, match=message):
         convert_weights(state, **({"to": "torchvision"} | options))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("given", "name", "kind"),
+    [
+        ({"model": tiny("ours", 9, 80), "epoch": 3}, "model", "dict"),
+        ({key: tensor.numpy() for key, tensor in tiny("ours", 9, 80).items()}, "backbone.conv1.weight", "ndarray"),
+        ("weights.pth", "the state", "str"),
+    ],
+)
+def test_a_checkpoint_that_is_no_state_dict_is_named_with_what_reads_it(given: Any, name: str, kind: str) -> None:
+    with pytest.raises(ConvertError, match=f"^{name} is of type {kind}, not a tensor: .* load_checkpoint"):
+        convert_weights(given, "torchvision")

@@ -15,7 +15,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageOps
 from rod_images import write_rods
 from torch.testing import assert_close
-from torch.utils.data import DataLoader
 
 from detect.data import CocoDataset, read_coco
 from detect.data.resize import parse_resize
@@ -25,7 +24,6 @@ from detect.keypoints.coco_keypoints import box_keypoints, coco_keypoints
 from detect.keypoints.targets import render_heatmaps
 from detect.loading.augment import Augment
 from detect.loading.dataset import DetectionData, Draw, Sample, collate
-from detect.loading.sampling import EpochBatchSampler
 from detect.samples import sample_annotations
 
 NUCLEI = sample_annotations("nuclei")
@@ -135,17 +133,6 @@ def test_a_sample_depends_on_epoch_image_and_copy_alone(nuclei):
         nuclei_data(nuclei, augment=Augment(turns=True), seed=4)[Draw(4, 7)],
     ):
         assert (other.image - sample.image).abs().max() > 0.01
-
-
-@pytest.mark.slow
-def test_processes_that_read_see_the_same_pixels(nuclei):
-    data = nuclei_data(nuclei, augment=Augment(turns=True))
-    batches = EpochBatchSampler(len(data), batch_size=16)
-    options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "spawn"}
-    own, theirs = (list(DataLoader(data, batch_sampler=batches, collate_fn=collate, **each)) for each in ({}, options))
-    assert len(own) == len(theirs) == 5
-    for one, other in zip(own, theirs, strict=True):
-        assert_close(one.images, other.images, rtol=0, atol=0)
 
 
 def test_augmented_boxes_stay_in_the_image_and_none_vanishes_unseen(nuclei):

@@ -13,9 +13,7 @@ from process_groups import IN_PROCESSES
 
 from detect.data import read_coco
 from detect.data.images import ImageFiles, open_image
-from detect.data.resize import parse_resize
 from detect.errors import ImageError
-from detect.loading.dataset import DetectionData
 from detect.loading.image_files import (
     BrokenImage,
     broken_message,
@@ -88,15 +86,6 @@ def test_the_images_are_a_coco_file_that_results_belong_to(folder):
     assert again.categories == dataset.categories
 
 
-def test_a_broken_file_is_told_by_who_opens_it(folder):
-    (folder / "a" / "0.png").write_bytes(b"nothing like a picture")
-    (folder / "a" / "5.png").write_bytes((folder / "a" / "2.png").read_bytes()[:45])
-    dataset, root = dataset_from_files([folder / "a"], LABELS)
-    with pytest.raises(ImageError, match=r"2 of 5 images cannot be used: .*0\.png: not an image.*; .*5\.png: "):
-        DetectionData(dataset, root, resize=parse_resize("none"))
-    assert len(DetectionData(dataset, root, resize=parse_resize("none"), on_broken="skip")) == 3
-
-
 def test_what_is_not_there_is_an_error(folder, tmp_path_factory):
     with pytest.raises(ImageError, match=r"no\.png: No such file"):
         dataset_from_files([folder / "no.png"], LABELS)
@@ -123,12 +112,6 @@ def test_processes_share_the_check_and_get_the_same_answer(fresh_python):
         answers.append(broken)
     assert sorted(opened) == list(range(8))
     assert answers == [[[1, "1: broken"], [4, "4: broken"], [7, "7: broken"]]] * 3
-
-
-def test_progress_counts_the_images():
-    calls: list[tuple[str, int, int]] = []
-    find_broken_images(lambda row: row, 3, on_progress=lambda *each: calls.append(each))
-    assert calls == [("checking images", done, 3) for done in (1, 2, 3)]
 
 
 def test_no_images_are_not_broken():

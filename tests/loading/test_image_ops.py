@@ -97,14 +97,6 @@ def test_shrinking_takes_the_mean_of_an_area():
     assert_allclose(half[0, :, 2:-2], np.full((16, 12), 0.5), atol=0.01)
 
 
-def test_resizing_agrees_with_pillow():
-    random = np.random.default_rng(0)
-    image = Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8))
-    for size in ((37, 29), (160, 90), (80, 20)):
-        expected = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
-        assert_allclose(canvas_of(image, f"stretch:{size[0]}x{size[1]}"), expected, atol=1e-7)
-
-
 def test_deep_images_are_resized_without_rounding_to_eight_bits():
     # 655 of 65,535 is between the second and the third of 255 grey levels
     deep = canvas_of(Image.new("I;16", (8, 8), 655), "stretch:4x4", channels=1)

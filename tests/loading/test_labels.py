@@ -121,12 +121,6 @@ def test_labelled_points_outside_their_image_are_counted():
     assert [each.num_points_outside((20, 20)) for each in labels] == [1, 1, 0]
 
 
-def test_a_category_that_is_no_class_is_named():
-    dataset = dataset_of({"image_id": 3, "category_id": 7}, {"image_id": 3, "category_id": 90, "iscrowd": 1})
-    with pytest.raises(CocoError, match="annotations have category 7, 90; the classes are 1, 2"):
-        labels_by_image(dataset, None, category_ids=(1, 2))
-
-
 def test_classes_are_the_rows_of_sorted_ids_with_gaps():
     dataset = read_coco(
         {"images": [], "categories": [{"id": 90, "name": "b"}, {"id": 3, "name": "a"}], "annotations": []}

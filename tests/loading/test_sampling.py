@@ -22,10 +22,6 @@ def batches_of(num_images: int, epoch: int = 0, first: int = 0, **options: Any) 
     return list(batches)
 
 
-def test_an_epoch_has_every_image_once():
-    assert_array_equal(np.sort(epoch_order(100, seed=1, epoch=2)), np.arange(100))
-
-
 def test_order_is_a_function_of_seed_and_epoch():
     order = epoch_order(50, seed=1, epoch=2)
     assert_array_equal(epoch_order(50, seed=1, epoch=2), order)
@@ -68,11 +64,6 @@ def test_a_resumed_epoch_goes_on_where_it_stopped():
     batches = EpochBatchSampler(30, **options)
     batches.start_at(3, 5)
     assert len(batches) == len(whole) - 5
-
-
-def test_a_pass_without_a_start_is_the_same_again():
-    batches = EpochBatchSampler(9, batch_size=3)
-    assert list(batches) == list(batches)
 
 
 @given(st.integers(0, 1000), st.lists(st.floats(1, 5), min_size=1, max_size=30))

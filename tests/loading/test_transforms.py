@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.data.resize import parse_resize
 from detect.loading.transforms import Transform, box_areas, clip_to_window, resize_transform
-from detect.ops.torchvision_import import import_torchvision
 
 BOXES = np.array([[1.0, 2.0, 4.0, 3.0], [0.0, 0.0, 8.0, 4.0]])
 
@@ -38,17 +36,6 @@ def test_a_swap_comes_before_the_factors():
     transform = Transform((8, 4), (10.0, 1.0), (0.0, 5.0), swapped=True)
     assert_allclose(transform.apply_to_points(np.array([[1.0, 2.0]])), [[20.0, 6.0]], rtol=1e-12)
     assert_allclose(transform.invert_points(np.array([[20.0, 6.0]])), [[1.0, 2.0]], rtol=1e-12)
-
-
-def test_flips_are_those_of_torchvision():
-    import_torchvision()
-    from torchvision import tv_tensors
-    from torchvision.transforms.v2 import functional
-
-    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(BOXES), format="XYXY", canvas_size=(4, 8))
-    across, down = Transform((8, 4), (-1.0, 1.0), (8.0, 0.0)), Transform((8, 4), (1.0, -1.0), (0.0, 4.0))
-    assert_allclose(across.apply_to_boxes(BOXES), functional.horizontal_flip(boxes).numpy(), rtol=1e-12)
-    assert_allclose(down.apply_to_boxes(BOXES), functional.vertical_flip(boxes).numpy(), rtol=1e-12)
 
 
 NUMBERS = st.floats(-100, 100)

@@ -139,28 +139,6 @@ def test_the_mask_marks_what_the_indices_name(num, seed, threshold):
         assert_close(stays[image].nonzero()[:, 0], kept.sort().values)
 
 
-def test_as_the_operator_of_onnx():
-    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    boxes, num_classes = some_boxes(900, side=150), 4
-    scores = torch.randperm(900, generator=torch.Generator().manual_seed(0)) / 900 + 0.001  # all different
-    classes = torch.arange(900) % num_classes
-    per_class = torch.where(classes == torch.arange(num_classes)[:, None], scores, -1.0)
-    graph = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["" : 17]>
-        suppress (float[1,n,4] boxes, float[1,c,n] scores, int64 most, float iou, float least) => (int64[k,3] kept)
-        { kept = NonMaxSuppression(boxes, scores, most, iou, least) }"""
-    )
-    session = runtime.InferenceSession(graph.SerializeToString())
-    limits = {"most": torch.tensor(900), "iou": torch.tensor(0.4), "least": torch.tensor(0.0)}
-    inputs = {"boxes": boxes[None], "scores": per_class[None], **limits}
-    (kept,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    expected = torch.from_numpy(kept[:, 2])
-    assert_close(
-        class_nms(boxes, scores, classes=classes, iou_threshold=0.4),
-        expected[scores[expected].argsort(descending=True)],
-    )
-
-
 def test_torchvisions_kernel_gives_the_same_where_it_is_loaded():
     if not import_torchvision().extension._has_ops():
         pytest.skip("torchvision's compiled operators are missing")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -126,42 +125,3 @@ def test_inputs_are_left_as_they_were_and_an_unknown_decay_is_refused():
     assert_close((boxes[0], scores), (FOUR, SCORES), rtol=0, atol=0)
     with pytest.raises(ValueError, match="decay is one of linear, gaussian, got 'hard'"):
         soft_nms(boxes, scores, classes, decay="hard", num_rounds=4)
-
-
-EXPORT = """
-import sys, warnings
-import onnxruntime, torch
-from detect.ops.soft_nms import soft_nms
-warnings.simplefilter("ignore")
-random = torch.Generator().manual_seed(0)
-
-class Model(torch.nn.Module):
-    def forward(self, boxes, scores, classes):
-        return soft_nms(boxes, scores, classes, decay="linear", lowest=0.05, num_rounds=12)
-
-def inputs(b):
-    corner = torch.rand(b, 20, 2, generator=random) * 30
-    boxes = torch.cat([corner, corner + 5 + torch.rand(b, 20, 2, generator=random) * 20], dim=2)
-    return boxes, torch.rand(b, 20, generator=random).round(decimals=1), torch.arange(20).expand(b, -1) % 2
-
-model = Model()
-program = torch.export.export(model, inputs(2), dynamic_shapes=({0: torch.export.Dim("b")},) * 3)
-torch.onnx.export(program, dynamo=True, verbose=False).save(sys.argv[1])
-session = onnxruntime.InferenceSession(sys.argv[1])
-names = [each.name for each in session.get_inputs()]
-for b in (1, 3):
-    values = inputs(b)
-    expected = model(*values)
-    assert (expected[1] > 0).sum() > 8 * b
-    for found in (program.module()(*values), session.run(None, {n: v.numpy() for n, v in zip(names, values)})):
-        for mine, wanted in zip(found, expected, strict=True):
-            torch.testing.assert_close(torch.as_tensor(mine), wanted)
-"""
-
-
-@pytest.mark.slow
-def test_in_onnx_it_takes_the_same_boxes(tmp_path, fresh_python):
-    if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
-        pytest.skip("the export extra is not installed")
-    # in a process of its own: what is exported is the code without the tests' checks of shapes
-    fresh_python(EXPORT, tmp_path / "soft_nms.onnx")

@@ -150,30 +150,6 @@ def test_a_missing_torchvision_names_the_extra(monkeypatch):
         import_torchvision()
 
 
-def test_a_retinanet_detects_as_a_user_would_run_it(run):
-    # in a process of its own; a fresh model gives every class the score .01
-    code = (
-        "from detect.ops.torchvision_import import import_torchvision\n"
-        "import_torchvision()\n"
-        "import torch\n"
-        "from torchvision.models.detection import retinanet_resnet50_fpn\n"
-        "from torchvision.ops import batched_nms, nms\n"
-        "sizes = {'min_size': 96, 'max_size': 128, 'score_thresh': 0.005}\n"
-        "model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, **sizes).eval()\n"
-        "with torch.inference_mode():\n"
-        "    found = model([torch.rand(3, 60, 80)])[0]\n"
-        "assert found['boxes'].shape == (300, 4), found['boxes'].shape\n"
-        "assert found['boxes'].min() >= 0 and found['boxes'].amax(0).tolist() <= [80, 60, 80, 60]\n"
-        "assert found['scores'].diff().max() <= 0 < found['scores'].min()\n"
-        "boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]), torch.tensor([0.5, 0.6])\n"
-        "assert nms(boxes, scores, 0.5).tolist() == [1]\n"
-        "assert batched_nms(boxes, scores, torch.tensor([0, 1]), 0.5).tolist() == [1, 0]\n"
-        "with torch.autocast('cpu'):\n"
-        "    assert nms(boxes.bfloat16(), scores.bfloat16(), 0.5).tolist() == [1]\n"
-    )
-    run(code)
-
-
 def test_operators_that_are_missing_still_say_so():
     torchvision = import_torchvision()
     from torchvision.ops import roi_pool

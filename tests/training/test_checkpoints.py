@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
-from zipfile import ZipFile
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -25,7 +23,6 @@ from detect.training.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from detect.training.loop import train
 
 LABELS = LabelMap((3, 90), ("round", "square"))
 SQUARE = LabelMap((7,), ("square",))
@@ -95,37 +92,18 @@ def test_a_failed_save_leaves_the_old_file(checkpoint, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["last.pt"]  # noqa: PTH208
 
 
-def test_any_flipped_bit_of_a_tensor_of_a_trained_run_is_refused(tiny, tmp_path):
-    config = tiny("optimisation.epochs=1")
-    train(config)
-    path = tmp_path / "run" / "last.pt"
-    whole = path.read_bytes()
-    with ZipFile(path) as archive:
-        tensors = [archive.read(part) for part in archive.infolist() if "/data/" in part.filename]
-    starts = [whole.index(tensor) for tensor in tensors if len(tensor) > 64]
-    lengths = [len(tensor) for tensor in tensors if len(tensor) > 64]
-    assert sum(lengths) > len(whole) / 2
-    bits = np.random.default_rng(0).choice(8 * sum(lengths), 60, replace=False)
-    for place, bit in zip(np.searchsorted(np.cumsum(lengths), bits // 8, side="right"), bits, strict=True):
-        damaged = bytearray(whole)
-        damaged[starts[place] + bit // 8 - sum(lengths[:place])] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        for read in (load_detector, read_checkpoint):
-            with pytest.raises(TrainingError, match=f"{path}: not a checkpoint, or damaged .* another checksum"):
-                read(path)
-    path.write_bytes(whole)
-    assert load_detector(path).task == "boxes"
-
-
 def test_files_that_are_no_checkpoints(checkpoint, tmp_path):
     """What else can be wrong with a file is in tests/ops/test_tensor_files.py."""
     path = tmp_path / "last.pt"
     with pytest.raises(TrainingError, match="No such file"):
         read_checkpoint(path)
     save_checkpoint(path, checkpoint)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(TrainingError, match=f"{path}: not a checkpoint, or damaged"):
-        load_detector(path)
+    whole, tensor = path.read_bytes(), next(iter(checkpoint.weights.values())).numpy().tobytes()
+    for damaged in (whole[:-1000], whole.replace(tensor, tensor[::-1])):
+        path.write_bytes(damaged)
+        for read in (load_detector, read_checkpoint):
+            with pytest.raises(TrainingError, match=f"{path}: not a checkpoint, or damaged"):
+                read(path)
 
 
 def test_parts_that_do_not_fit_each_other_are_one_line(checkpoint, tmp_path):

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.testing import assert_close
 
 from detect.data import read_coco
-from detect.errors import CocoError, ConfigError, ImageError
+from detect.errors import CocoError, ConfigError
 from detect.loading.sampling import EpochBatchSampler, image_loader
 from detect.training.data_warnings import data_warnings
 from detect.training.devices import launch
@@ -141,16 +141,6 @@ def test_overfitting_takes_few_images_as_they_are(tiny):
 def test_keypoints_are_read_for_the_task_landmarks_alone(tiny):
     assert read_inputs(tiny()).labels.type_names == ()
     assert read_inputs(tiny(task="landmarks")).labels.category_types == {7: (0,)}
-
-
-def test_missing_images_are_an_error_or_skipped(tiny, tmp_path, squares):
-    for number in range(1, 8):
-        (tmp_path / f"{number}.png").write_bytes((squares / f"{number}.png").read_bytes())
-    with pytest.raises(ImageError, match=r"1 of 8 images cannot be used: .*8\.png.*; data\.on_broken=skip leaves them"):
-        read_inputs(tiny(f"data.images={tmp_path}"))
-    inputs = read_inputs(tiny(f"data.images={tmp_path}", "data.on_broken=skip", "data.val=[]"))
-    assert len(inputs.train) == 7
-    assert inputs.train.broken[0].image_row == 7
 
 
 def test_images_to_validate_on_that_are_skipped_are_not_scored(tiny, tmp_path, squares):

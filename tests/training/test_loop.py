@@ -260,7 +260,7 @@ def test_two_processes_look_into_a_flat_loss_together(by_one_and_by_two, tmp_pat
     flat = ("optimisation.learning_rate=1e-9", "optimisation.flat_epochs=1", "augment.enabled=false")
     flat += ("optimisation.schedule=step", "optimisation.milestones=[.9]")  # the rate is high in the third epoch
     said = by_one_and_by_two(*flat, "optimisation.warmup_steps=0", "data.val=[]")
-    assert said.count("the loss has not fallen for 1 epochs") == 1
+    assert said.count("the loss has not fallen for 1 epoch;") == 1
     assert "is too small" in (tmp_path / "two" / "diagnosis.txt").read_text()
     for mine, theirs in zip(tables(tmp_path / "one")["steps"], tables(tmp_path / "two")["steps"], strict=True):
         assert_allclose(list(theirs.values()), list(mine.values()), rtol=1e-3, atol=1e-5)
@@ -326,14 +326,12 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny, tmp_path, monk
     assert train(more, resume=True).epochs == 5  # unless there is more patience
 
 
-def test_less_patience_than_was_needed_already_stops_it(tiny, monkeypatch):
-    values = iter([0.9, 0.5, 0.5, 0.5])
-    monkeypatch.setattr(loop, "validate", lambda *_, **__: {"ap": next(values)})
-    fields = ("optimisation.epochs=9", "optimisation.batch_size=8")  # one step an epoch
+@pytest.mark.parametrize(("warmup_steps", "is_told"), [(4, False), (5, True), (99, True)])
+def test_a_warm_up_of_most_of_the_run_is_told(tiny, warmup_steps, is_told):
+    lines: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(*fields), on_progress=stop_at(5))  # after 4 epochs
-    result = train(tiny(*fields, "optimisation.patience=2"), resume=True)
-    assert (result.stopped_early, result.epochs) == (True, 4)
+        train(tiny(f"optimisation.warmup_steps={warmup_steps}"), log=lines.append, on_progress=stop_at(1))
+    assert (f"warmup_steps={warmup_steps} of the run's 8 steps" in "\n".join(lines)) == is_told
 
 
 def test_validation_comes_when_it_is_time_and_at_the_end(tiny, tmp_path):
@@ -347,7 +345,7 @@ def test_a_flat_loss_is_looked_into_once(tiny, tmp_path):
     lines: list[str] = []
     train(tiny(*fields, "augment.enabled=false", "optimisation.warmup_steps=0"), log=lines.append)
     (said,) = lines
-    assert "the loss has not fallen for 1 epochs" in said
+    assert "the loss has not fallen for 1 epoch;" in said
     assert "a learning rate of" in said
     assert "is too small" in (tmp_path / "run" / "diagnosis.txt").read_text()
 
