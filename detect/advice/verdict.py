@@ -10,7 +10,7 @@ from detect.advice.curves import Curve
 from detect.advice.lost_objects import LEAST_PX, least_px
 from detect.advice.lost_sums import LossSums
 from detect.catalog.detectors import Detector
-from detect.wording import listed, plural
+from detect.wording import listed, plural, significant
 
 NOTABLE = 0.01  # share of small objects that is worth a line
 
@@ -70,7 +70,7 @@ def cost_in_words(cost: float, image_ms: float | None = None) -> str:
     ('2.2 times the compute', '79 times the compute (947 ms an image)')
     """
     time = "" if image_ms is None else f" ({duration_ms(cost * image_ms)} an image)"
-    return f"{cost:.2g} times the compute{time}"
+    return f"{significant(cost, 2)} times the compute{time}"
 
 
 def duration_ms(milliseconds: float) -> str:
@@ -79,7 +79,7 @@ def duration_ms(milliseconds: float) -> str:
     >>> duration_ms(27.04), duration_ms(2040)
     ('27 ms', '2 s')
     """
-    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2g} s"
+    return f"{significant(milliseconds, 3)} ms" if milliseconds < 1000 else f"{significant(milliseconds / 1000, 2)} s"
 
 
 def change_in_words(curve: Curve, image_ms: float | None = None) -> str:
@@ -136,10 +136,12 @@ def _small(advice: Advice) -> str:
 
 
 def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
-    """Costs, and what a larger input or tiles do."""
+    """Costs, and what a larger input or tiles do, on top of the change that is advised."""
     for curve in advice.curves:
+        advised = curve.best
         for option in curve.options:
-            if option.num_small < curve.now.num_small / 2 and option.cost > 1:
+            goes_on = option.cost >= advised.cost and option.finer >= advised.finer
+            if goes_on and option.num_small < curve.now.num_small / 2 and option.cost > 1:
                 left = share_text(option.num_small, curve.num_objects)
                 yield option.cost, f"{option.text} leaves {left}, at {cost_in_words(option.cost, advice.image_ms)}"
     tiles, tiling = advice.sums.tiles, advice.sums.tiles and advice.sums.tiles.tiling

@@ -16,7 +16,7 @@ from detect.advice.tile_cuts import TileAdvice
 from detect.advice.verdict import cost_in_words, share_text, verdict
 from detect.cli.output import json_text, note, print_dataset, show, show_table
 from detect.text_formats import csv_text
-from detect.wording import plural
+from detect.wording import plural, significant
 
 if TYPE_CHECKING:
     from detect.anchors.instances import ResizedInstances
@@ -209,7 +209,7 @@ def advice_object(advice: Advice) -> dict[str, Any]:
 
 def labels_object(advice: Advice) -> dict[str, Any]:
     """What the labels show, as a JSON object."""
-    found = advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.in_words())}
+    found = advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.summary())}
     return {"labels": [_sign_object(sign) for sign in advice.signs], "drift": found}
 
 
@@ -232,7 +232,7 @@ def _print_worst(advice: Advice) -> None:
 def _curve_row(curve: Curve, number: int) -> list[str]:
     """The setting now and at its best; numbers of a part of the objects say so."""
     part = f" of {curve.num_objects:,}" if curve.num_objects < number else ""
-    best = [curve.best.text, f"{curve.best.num_lost:,}{part}", f"{curve.best.cost:.3g} x"]
+    best = [curve.best.text, f"{curve.best.num_lost:,}{part}", f"{significant(curve.best.cost, 3)} x"]
     end = best if curve.is_worth_it else ["keep", "", ""]
     return [curve.setting, curve.now.text, f"{curve.now.num_lost:,}{part}", *end]
 

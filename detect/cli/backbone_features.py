@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detect.cli.inspected import ModelOptions, is_run, read_model
-from detect.cli.options import AsJson, Output, Resize
+from detect.cli.inspected import ModelOptions, ModelResize, is_run, read_model
+from detect.cli.options import AsJson, Output
 from detect.cli.output import busy, print_answer, save, show, show_table
 from detect.errors import ConfigError, ImageError
 from detect.files import is_folder
@@ -38,7 +38,7 @@ def features(
         list[str] | None, typer.Option(help="Name of a layer whose output to show instead of the levels; repeatable.")
     ] = None,
     heads: Annotated[bool, typer.Option("--heads", help="Show what the heads of a detector predict as well.")] = False,
-    resize: Resize = None,
+    resize: ModelResize = None,
     channels: Annotated[int, typer.Option(min=1, max=400, help="Channels to draw of each map.")] = 24,
     filters: Annotated[int, typer.Option(min=0, max=50, help="Convolutions whose filters to draw.")] = 4,
     own_scales: Annotated[
@@ -50,8 +50,7 @@ def features(
     """Show what a network computes on an image: filters, and feature maps by level.
 
     `detect backbone features runs/nuclei cell.png -o features` writes a page and PNG files: the first filters as colours,
-    others as grids, and for each level the channels that vary most, in one scale, alone and over the image. A run reads the
-    image by its own resize rule.
+    others as grids, and for each level the channels that vary most, in one scale, alone and over the image.
 
     `--against OTHER` draws the same channels of a second network beside them, in the same scale, and says how similar the
     maps of each level are: `detect backbone features lite0 cell.png --pretrained --against lite0`, with random weights.
@@ -97,18 +96,14 @@ class _Network:
         """The model of a word; random weights are those of a fixed seed."""
         from detect.data.resize import parse_resize
         from detect.detectors.pretrained_weights import pretrained_normalization
-        from detect.inspection.models import model_of
 
-        if is_run(word) and not any(options.values()):
-            from detect.training.checkpoints import load_detector
-
-            trained = load_detector(word)
-            rule = trained.resize if resize is None else parse_resize(resize)
-            return cls(model_of(word, trained.model), rule, None)
-        model = read_model(word, seed=NAMED_SEEDS[number], **options)
+        model = read_model(word, **options) if is_run(word) else read_model(word, seed=NAMED_SEEDS[number], **options)
+        rule = parse_resize(resize) if resize else model.resize
+        if is_run(word):
+            return cls(model, rule, None)
         weights = "pretrained" if options["pretrained"] else getattr(options["weights"], "name", "random weights")
         named = replace(model, name=f"{word}, {weights}")
-        return cls(named, parse_resize(resize or "none"), pretrained_normalization(word, model.in_channels))
+        return cls(named, rule, pretrained_normalization(word, model.in_channels))
 
     def check_alike(self, other: _Network) -> None:
         """Raise ConfigError if the same image is another input to the other network."""

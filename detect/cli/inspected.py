@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detect.cli.options import RESIZE
 from detect.cli.output import note
 from detect.errors import ConfigError
 from detect.files import is_folder
@@ -23,6 +24,7 @@ ModelWord = Annotated[
         "or the folder or checkpoint of a training run.",
     ),
 ]
+ModelResize = Annotated[str | None, typer.Option(help=f"{RESIZE} Default: that of a training run, or none.")]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def is_run(word: str) -> bool:
 
 
 def read_model(word: str, **options: Any) -> InspectedModel:
-    """The model of a word, also of a training run, which has its own weights.
+    """The model of a word, also of a training run, which has its own weights and resize rule.
 
     Options are those of :func:`detect.inspection.models.build_model`.
     """
@@ -65,4 +67,5 @@ def read_model(word: str, **options: Any) -> InspectedModel:
         raise ConfigError(f"model {word!r}: a training run has its own weights; leave out --weights and --pretrained")
     from detect.training.checkpoints import load_detector
 
-    return model_of(word, load_detector(word).model)
+    trained = load_detector(word)
+    return replace(model_of(word, trained.model), resize=trained.resize)

@@ -55,12 +55,15 @@ Files = Annotated[
         "that `detect convert --to parquet` wrote, also by URL (s3, gs, https).",
     ),
 ]
+RESIZE = (
+    "The detector's resize rule: none, stretch:WxH, letterbox:S or letterbox:WxH (YOLO), shortest:S:MAX (torchvision; add "
+    ":detectron2 or :mmdet for their rounding), tiles:S:OVERLAP (pixels, or a share: 0.2)."
+)
 Resize = Annotated[
     str | None,
     typer.Option(
-        help="The detector's resize rule: none, stretch:WxH, letterbox:S or letterbox:WxH (YOLO), shortest:S:MAX "
-        "(torchvision; add :detectron2 or :mmdet for their rounding), tiles:S:OVERLAP (pixels, or a share: 0.2). "
-        "Anchors are fitted and scored in pixels after it. Default: the rule that given anchors were made for, or none."
+        help=f"{RESIZE} Anchors are fitted and scored in pixels after it. Default: the rule that given anchors were made "
+        "for, or none."
     ),
 ]
 BoxForm = Annotated[

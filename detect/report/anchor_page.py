@@ -22,6 +22,7 @@ from detect.report.object_pictures import MAX_TRIED, ObjectPictures, object_pict
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
 from detect.report.tables import escape, notes_list
+from detect.wording import by_nouns
 
 if TYPE_CHECKING:
     from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
@@ -67,9 +68,9 @@ def anchor_page(
     first, dataset = scores[0], scores[0].instances.dataset
     level_score = levels.score if levels else first
     colors = level_colors([level_score, *scores])
-    counts = {"images": len(dataset.images), "instances": len(first.instances), "categories": len(dataset.categories)}
-    findings = {name: len(getattr(dataset, name)) for name in ("invalid", "suspicious")}
-    counts |= {"crowd regions": len(dataset.crowd), **findings}
+    counts = {"image": len(dataset.images), "instance": len(first.instances), "category": len(dataset.categories)}
+    counts = by_nouns({**counts, "crowd region": len(dataset.crowd)})
+    counts |= {name: len(getattr(dataset, name)) for name in ("invalid", "suspicious")}
     caption, advice = (level_caption(levels.threshold), notes_list(levels.advice)) if levels else (level_caption(), "")
     level_words = caption, level_table(level_score, colors, levels) + advice
     rules = {score.anchors.resize for score in scores} - {""}

@@ -23,6 +23,7 @@ from detect.inspection.receptive_field import MapField
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, LEVEL_COLORS, PLAIN, Key, Panel, label, panel, pixels_axis
 from detect.report.tables import escape, notes_list, table
+from detect.wording import by_nouns
 
 BARS_PER_OCTAVE = 4
 LEVELS_CAPTION = """A unit's field is the part of the image that it can depend on, whatever the weights; where a unit also
@@ -45,7 +46,8 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
     sections: Sections = {"levels": ("Levels", summary), "layers": ("Over the layers", growth)}
     lines, read_from = notes_on(profile), tuple[str, ...]()
     if objects is not None:
-        counts = {"objects": len(objects.instances), "suit no level": int(objects.unsuited.sum())}
+        none = int(objects.unsuited.sum())
+        counts = by_nouns({"object": len(objects.instances)}) | {f"{'suits' if none == 1 else 'suit'} no level": none}
         sections = {
             "objects": ("Objects and levels", [tiles(counts), *objects_parts(objects, "objects-by-level")]),
             **sections,
@@ -100,8 +102,8 @@ def objects_panel(objects: ObjectProfile, name: str) -> Panel:
     high = max(float(edges[-1]), *(max(level.field.size) for level in objects.levels))
     layout: dict[str, Any] = {
         "xaxis": pixels_axis("longer side, px", low, high),
-        "yaxis": {"title": "objects", "domain": [0.45, 1], "rangemode": "tozero"},
-        "yaxis2": {"domain": [0, 0.38], "type": "category", "autorange": "reversed", "automargin": True},
+        "yaxis": {"title": "objects", "domain": [0.46, 1], "rangemode": "tozero"},
+        "yaxis2": {"domain": [0, 0.32], "type": "category", "autorange": "reversed", "automargin": True},
         "bargap": 0,
         "height": 430 + 14 * len(objects.levels),
     }

@@ -51,7 +51,7 @@ def page(title: str, about: str, sections: Sections, *, read_from: Sequence[str]
     links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in shown.items())
     texts, panels = [], []
     for name, (heading, parts) in shown.items():
-        text = "".join(part if isinstance(part, str) else grid(part) for part in parts)
+        text = "".join(part if isinstance(part, str) else grid(part) for part in parts if part)
         texts.append(f'<section id="{name}">\n<h2>{heading}</h2>\n{text}\n</section>')
         panels += [panel for part in parts if not isinstance(part, str) for panel in part]
     figures = ",\n".join(f'"{panel.name}": {panel.figure.to_json()}' for panel in panels).replace("<", "\\u003c")

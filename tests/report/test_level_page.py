@@ -107,7 +107,7 @@ def test_the_page_of_levels_says_all_of_it():
         assert text not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     tiles = re.findall(r"<div><b>([\d,]+)</b><span>(.*?)</span></div>", page)
     assert ("2", "levels to keep") in tiles
-    assert ("0", "instances lost") in tiles
+    assert ("0", "lost instances") in tiles
     (without,) = re.findall(r"Without one level.*?</table>", page, flags=re.DOTALL)
     assert without.count("<tr") == 1 + 1 + 3  # the heading, all levels, without each of three
 
