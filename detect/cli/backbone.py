@@ -9,7 +9,7 @@ import typer
 
 from detect.cli import backbone_features, options
 from detect.cli.config import register
-from detect.cli.inspected import ModelOptions, ModelResize
+from detect.cli.inspected import ModelOptions
 from detect.cli.output import note, print_answer, save
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ def profile(
         list[str] | None,
         typer.Argument(metavar="[DATA]", help="Labels, as other commands take them: objects beside the levels."),
     ] = None,
-    resize: ModelResize = None,
+    resize: options.Resize = None,
     images: options.Images = None,
     layer: Annotated[
         list[str] | None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detect.cli.inspected import ModelOptions, ModelResize, is_run, read_model
-from detect.cli.options import AsJson, Output
+from detect.cli.inspected import ModelOptions, is_run, read_model
+from detect.cli.options import AsJson, Output, Resize
 from detect.cli.output import busy, print_answer, save, show, show_table
 from detect.errors import ConfigError, ImageError
 from detect.files import is_folder
@@ -38,7 +38,7 @@ def features(
         list[str] | None, typer.Option(help="Name of a layer whose output to show instead of the levels; repeatable.")
     ] = None,
     heads: Annotated[bool, typer.Option("--heads", help="Show what the heads of a detector predict as well.")] = False,
-    resize: ModelResize = None,
+    resize: Resize = None,
     channels: Annotated[int, typer.Option(min=1, max=400, help="Channels to draw of each map.")] = 24,
     filters: Annotated[int, typer.Option(min=0, max=50, help="Convolutions whose filters to draw.")] = 4,
     own_scales: Annotated[

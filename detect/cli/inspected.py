@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detect.cli.options import RESIZE
 from detect.cli.output import note
 from detect.errors import ConfigError
 from detect.files import is_folder
@@ -24,7 +23,6 @@ ModelWord = Annotated[
         "or the folder or checkpoint of a training run.",
     ),
 ]
-ModelResize = Annotated[str | None, typer.Option(help=f"{RESIZE} Default: that of a training run, or none.")]
 
 
 @dataclass(frozen=True)
