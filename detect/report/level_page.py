@@ -125,7 +125,7 @@ def _savings(subsets: Sequence[KeptLevels], num_instances: int) -> Any:
     return go.Scatter(x=saved, y=lost, text=names, cliponaxis=False)
 
 
-def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) -> str:
+def level_page(report: LevelReport, *, title: str) -> str:
     """Return the page on what each level contributes and costs, on dropping levels, and on an extra level."""
     score = report.score
     colors, dataset = level_colors([score]), score.instances.dataset
@@ -144,7 +144,7 @@ def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) ->
         "levels": ("Levels", [levels, _extra_level(report)]),
         "dropping": ("Dropping levels", [panels, block("Without one level", WITHOUT, without), front]),
     }
-    return page(title, about, sections, read_from=dataset.files, notes=notes)
+    return page(title, about, sections, read_from=dataset.files)
 
 
 def _extra_level(report: LevelReport) -> str:

@@ -165,6 +165,19 @@ def test_an_empty_results_file_scores_0(detect, truth, tmp_path):
     assert (run.code, run.json["overall"]["ap"], run.json["results"]) == (0, 0, 0)
 
 
+def test_results_of_few_images_and_corners_in_place_of_sizes_are_named(detect, truth, tmp_path):
+    content = json.loads(truth.read_text("utf-8"))
+    perfect = [result(each["image_id"], 4, each["bbox"], 0.5) for each in content["annotations"]]
+    assert "warning" not in detect("evaluate", truth, "--results", written(tmp_path / "good.json", perfect)).err
+    corners = [
+        result(each["image_id"], 4, [*(x := each["bbox"])[:2], x[0] + x[2], x[1] + x[3]], 0.5) for each in perfect
+    ]
+    few = [each for each in corners if each["image_id"] == corners[0]["image_id"]]
+    err = detect("evaluate", truth, "--results", written(tmp_path / "few.json", few)).err
+    assert "warning: 6 of 7 images with annotations have no result" in err
+    assert f"of {len(few)} boxes end beyond their image" in err
+
+
 def test_invalid_results_are_counted_and_listed(detect, truth, tmp_path):
     image = json.loads(truth.read_text("utf-8"))["images"][0]["id"]
     content = [result(image, 5, [1, 1, 9, 9], 0.5), result(10**6, 4, [1, 1, 9, 9], 0.5)]
