@@ -1,16 +1,15 @@
-"""Advice in words: up to three lines on what is lost, what to set, and what else to look at."""
+"""Advice in words: up to three lines on what is lost, what to set, and what makes small objects larger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from detect.advice.advice_sums import COCO_MAX_DETS
 from detect.advice.advise import Advice
 from detect.advice.curves import Curve
 from detect.advice.lost_objects import LEAST_PX, least_px
 from detect.advice.lost_sums import LossSums
 from detect.catalog.detectors import Detector
-from detect.wording import listed, plural, significant
+from detect.wording import plural, significant
 
 NOTABLE = 0.01  # share of small objects that is worth a line
 
@@ -26,7 +25,7 @@ def verdict(advice: Advice) -> tuple[str, ...]:
     tood at shortest:128:213:mmdet: of 318 objects, at least 36 (11.3%) get no cell in any assignment.
     Set input size 384 x 639 to lose 2 objects instead of 36, at 9 times the compute.
     """
-    lines = [_lost(advice), _settings(advice), _small(advice) or _others(advice)]
+    lines = [_lost(advice), _settings(advice), _small(advice)]
     return tuple(line for line in lines if line)
 
 
@@ -150,14 +149,3 @@ def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
             f"tiles of {tiling.size} px that overlap by {tiling.overlap} show objects {tiling.shrink:.1f} times larger"
         )
         yield tiles.cost, f"{shown}, at {cost_in_words(tiles.cost, advice.image_ms)}"
-
-
-def _others(advice: Advice) -> str:
-    """What the labels show, or what limits the scores."""
-    if advice.sums.unscored:
-        lost = plural(advice.sums.unscored, "object")
-        return f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {lost} cannot count."
-    if advice.drift and advice.drift.in_words():
-        return advice.drift.in_words()[0]
-    names = [sign.name for sign in advice.signs]
-    return f"Look at the labels: {listed(names)}." if names else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,10 +142,6 @@ def print_detector(advice: Advice) -> None:
 def notes(advice: Advice) -> list[str]:
     """What else is known, in sentences; nothing where it does not apply."""
     lines, number = [], advice.num_objects
-    if not math.isnan(advice.sums.too_large_iou.value):
-        lines.append(
-            f"the best IoU with which too large objects can be predicted is {advice.sums.too_large_iou.value:.2f} on average"
-        )
     if advice.sums.unscored:
         what = f"{plural(advice.sums.unscored, 'object')} ({share_text(advice.sums.unscored, number)})"
         lines.append(f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {what} cannot count")
