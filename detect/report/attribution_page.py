@@ -101,7 +101,7 @@ def attribution_page(
     sections = {
         "maps": ("Maps", [picture_block(CAPTION.format(share=share), png)]),
         "judgement": ("Judgement", [block("Are the maps to be trusted?", prose(judged), numbers)]),
-        "methods": ("Methods", [block("Methods", "", about)]),
+        "methods": ("Methods", [block("", "", about)]),
     }
     return page(title, "", sections, read_from=[image_name], notes=notes), png
 

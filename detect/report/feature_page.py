@@ -115,7 +115,7 @@ def feature_page(
     names = " and ".join(escape(view.name) for view in views)
     caption = DIFFERENCE_CAPTION if len(views) > 1 else "constant: channels with one value in all cells of this image."
     content = table(feature_columns(views), feature_rows(views, differences), align="lr")
-    sections: dict[str, tuple[str, Sequence[str]]] = {"maps": ("Maps", [block("Maps", caption, content)])}
+    sections: dict[str, tuple[str, Sequence[str]]] = {"maps": ("Maps", [block("", caption, content)])}
     for number, name in enumerate(dict.fromkeys(each.section for each in pictures)):
         own = [picture_block(each.caption, each.png) for each in pictures if each.section == name]
         sections[f"section-{number}"] = (escape(name), own)

@@ -40,7 +40,7 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
     """Return the page of a model, and of the objects of a dataset if there is one."""
     about = escape(f"What the maps of {profile.name} can see, and what they do see with the present weights.")
     levels = table(LEVEL_TITLES, [level_cells(profile, field) for field in profile.levels])
-    summary = [block("Levels", LEVELS_CAPTION, levels)]
+    summary = [block("", LEVELS_CAPTION, levels)]
     growth = [[growth_panel(profile.layers)]] if profile.layers else []
     sections: Sections = {"levels": ("Levels", summary), "layers": ("Over the layers", growth)}
     lines, read_from = notes_on(profile), tuple[str, ...]()

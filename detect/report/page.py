@@ -100,8 +100,9 @@ def tiles(counts: Mapping[str, int]) -> str:
 
 
 def block(title: str, caption: str, content: str) -> str:
-    """Return a table with its title and a caption on how to read it; all three arguments are safe markup."""
-    return f'<div class="block"><h3>{title}</h3><p class="caption">{caption}</p>{content}</div>'
+    """Return a table with its title, if any, and a caption on how to read it; all three arguments are safe markup."""
+    head = f"<h3>{title}</h3>" if title else ""
+    return f'<div class="block">{head}<p class="caption">{caption}</p>{content}</div>'
 
 
 def picture_block(caption: str, png: bytes) -> str:
