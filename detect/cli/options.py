@@ -213,7 +213,7 @@ class DatasetFiles:
 
     def __post_init__(self) -> None:
         if self.images is not None and not is_folder(self.images):
-            raise ConfigError(f"--images {self.images}: no such folder")
+            raise ConfigError(f"{self.images}: not a folder of images")
         note_fetched(self.files or ())
 
     @property
