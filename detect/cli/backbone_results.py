@@ -80,8 +80,9 @@ def objects_object(objects: ObjectProfile) -> dict[str, Any]:
 
 
 def _field_object(field: MapField, profile: ModelProfile) -> dict[str, Any]:
+    own = {**asdict(field), "overlap": field.overlap, "units_apart": field.units_apart}
     effective = profile.effective.get(field.name)
-    return asdict(field) if effective is None else {**asdict(field), "effective": effective}
+    return own if effective is None else {**own, "effective": effective}
 
 
 def parse_image_size(text: str, channels: int) -> tuple[int, ...]:

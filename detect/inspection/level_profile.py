@@ -147,7 +147,7 @@ def profile_objects(profile: ModelProfile, instances: ResizedInstances) -> Objec
 
 LEVEL_TITLES = (
     *("level", "stride, px", "offset, px", "shortest path, px", "field, px", "effective field, px"),
-    "sees the whole image",
+    *("overlap", "units apart", "sees the whole image"),
 )
 
 
@@ -161,6 +161,8 @@ def level_cells(profile: ModelProfile, field: MapField) -> list[str]:
         _both(field.shortest),
         ("at least " if field.clipped else "") + _both(field.size),
         "-" if effective is None else _both([round(each) for each in effective]),
+        f"{field.overlap:.1%}",
+        f"{field.units_apart:.1f}",
         "yes" if field.sees_all else "no",
     ]
 

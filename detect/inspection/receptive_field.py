@@ -58,6 +58,16 @@ class MapField:
     clipped: bool = False
     """Whether too few units have fields that do not reach the border: figures are then of all units."""
 
+    @property
+    def overlap(self) -> float:
+        """The share of a field that the neighbouring unit's field covers."""
+        return max(0.0, 1 - self.stride[0] / self.size[0]) if self.size[0] else 0.0
+
+    @property
+    def units_apart(self) -> float:
+        """The spatial scale: by how many units two must differ so that they share no pixel."""
+        return self.size[0] / self.stride[0]
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedMaps:

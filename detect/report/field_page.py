@@ -28,7 +28,8 @@ from detect.wording import by_nouns
 BARS_PER_OCTAVE = 4
 LEVELS_CAPTION = """A unit's field is the part of the image that it can depend on, whatever the weights; where a unit also
 sees the whole image, the field is that without these branches. The shortest path is the field through all shortcuts. The
-effective field holds 95 % of the influence, measured by gradients with the present weights."""
+effective field holds 95 % of the influence, measured by gradients with the present weights. Overlap is the share of a field
+that the neighbouring unit sees too; units that far apart share no pixel."""
 LAYERS_CAPTION = """Each dot is a convolution, pooling or upsampling in the order in which they run, in the colour of its
 output's stride. Between changes of stride a field grows by a constant number of pixels for each layer, which is linear
 growth; where the stride doubles, so does the step."""

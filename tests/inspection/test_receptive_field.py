@@ -66,6 +66,7 @@ def test_stride_offset_and_scale_of_a_level():
     net = nn.Sequential(nn.Conv2d(3, 4, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1))
     [field] = receptive_fields(NamedMaps(net, [ALL]))[0]
     assert (field.stride, field.offset, field.size) == ((4, 4), (0.5, 0.5), (11, 11))
+    assert (field.overlap, field.units_apart) == (1 - 4 / 11, 11 / 4)
 
 
 def test_fields_grow_linearly_by_convolution_and_double_by_pooling():
