@@ -159,7 +159,7 @@ def size_curve(sums: TrialSums, trials: Trials, detector: Detector, *, share: fl
 
 
 def ranges_curve(sums: TrialSums, trials: Trials, *, share: float) -> Curve:
-    """Objects without a positive by the factor of FCOS's regression ranges."""
+    """Objects without a positive by the factor of FCOS's regression ranges; the last value is ranges of equal shares."""
     pairs = zip(trials.trials, sums.num_lost, strict=True)
     options = tuple(Option(each.value, each.text, lost) for each, lost in pairs)
     return _curve("regression ranges", "x the present ranges", sums.num_objects, options, 1.0, share=share)

@@ -106,13 +106,20 @@ def chosen_anchors(anchors: AnchorChoice | None, sample: ImageSample, detector: 
 
 
 def range_trials(sample: ImageSample, detector: Detector) -> Trials | None:
-    """FCOS's regression ranges times a factor; None for other detectors."""
+    """FCOS's regression ranges times a factor, and ranges of equal shares; None for other detectors.
+
+    The farthest side of an object is about half of its longer side away: equal shares are quantiles of that.
+    """
     rule = detector.matching
     if not isinstance(rule, FcosRanges):
         return None
+    instances = ResizedInstances.of(sample.dataset, detector.resize)
+    quantiles = np.linspace(0, 1, len(detector.strides) + 1)[1:-1]
+    steps = np.arange(len(quantiles))  # limits differ by a pixel at least
+    equal = np.maximum.accumulate(np.ceil(np.quantile(instances.shapes.max(axis=1) / 2, quantiles)) - steps) + steps
+    tried = [(factor, tuple(limit * factor for limit in rule.limits)) for factor in RANGE_FACTORS]
     trials = []
-    for factor in RANGE_FACTORS:
-        limits = tuple(limit * factor for limit in rule.limits)
+    for factor, limits in (*tried, (0.0, tuple(equal.tolist()))):
         changed = msgspec.structs.replace(detector, matching=msgspec.structs.replace(rule, limits=limits))
         trials.append(Trial(factor, key_text(detector, "ranges", *limits), changed))
     return Trials(sample.limit, tuple(trials))

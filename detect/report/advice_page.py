@@ -18,7 +18,7 @@ from detect.inspection.level_profile import ObjectProfile
 from detect.report.field_page import objects_parts
 from detect.report.object_pictures import object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
-from detect.report.plots import INK, MISSED, Key, Panel, label, panel, set_color
+from detect.report.plots import INK, MISSED, MUTED, Key, Panel, label, panel, set_color
 from detect.report.tables import escape, notes_list, prose, table
 from detect.wording import by_nouns, plural
 
@@ -124,12 +124,19 @@ def _curve_panel(name: str, curve: Curve, image_ms: float | None) -> Panel:
     """The share lost at each value: one line without and one with a finer level, the present and the chosen value marked."""
     lines, keys = [], [Key("now", INK, "diamond")]
     for number, finer in enumerate(sorted({option.finer for option in curve.options})):
-        own = [option for option in curve.options if option.finer == finer]
+        own = [option for option in curve.options if option.finer == finer and option.value]
         lines.append(_line(own, curve, set_color(number)))
         keys.append(Key("with a finer level" if finer else "lost", set_color(number), "line"))
         if any(option.num_small for option in own) and not finer:
             lines.append(_line(own, curve, set_color(number), small=True))
             keys.append(Key("under 8 px or a cell: hard to see", set_color(number), "dot"))
+    for option in curve.options:
+        if not option.value:  # ranges of equal shares
+            ends = [each.value for each in curve.options if each.value]
+            level = go.Scatter(x=[min(ends), max(ends)], y=[_share(curve, option.num_lost)] * 2, mode="lines")
+            level.update(line={"color": MUTED, "dash": "dash"}, hovertext=label(option.text, 90), hoverinfo="text")
+            lines.append(level)
+            keys.append(Key("equal shares on all levels", MUTED, "dash"))
     marks = [(curve.now, INK)]
     if curve.is_worth_it:
         marks.append((curve.best, MISSED))

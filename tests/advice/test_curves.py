@@ -114,12 +114,12 @@ def test_limits_are_raised_to_the_most_crowded_image():
     assert limit_curve("objects", "max_truth", sums_of(dataset_of(few), detector), detector) is None
 
 
-def test_ranges_are_scaled():
+def test_ranges_are_scaled_and_the_last_ones_hold_equal_shares():
     dataset = dataset_of([[20.0 * number, 20.0 * number, 12 + number, 12 + number] for number in range(25)])
     detector = load_detector("mmdet-fcos")
     trials = range_trials(ImageSample.of(dataset), detector)
     assert trials
     curve = curves.ranges_curve(TrialSums.of(dataset, trials), trials, share=0.001)
-    assert [option.value for option in curve.options] == [0.5, 1, 2]
+    assert [option.value for option in curve.options] == [0.5, 1, 2, 0]
     assert curve.now.text == "model.bbox_head.regress_ranges=((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))"
     assert curve.chosen == curve.current
