@@ -16,6 +16,7 @@ from detect.advice.curves import Curve, limit_curve, nms_curve, ranges_curve, re
 from detect.advice.data_health import DataSign, data_signs, usual_labels
 from detect.advice.drift import Drift, DriftSums, drift
 from detect.advice.image_hashes import ImageHashes
+from detect.advice.lost_objects import beyond_in_mosaics
 from detect.advice.lost_sums import LossSums
 from detect.advice.tile_cuts import tiling_for
 from detect.advice.trials import chosen_anchors, range_trials, size_trials
@@ -43,6 +44,8 @@ class Advice:
     curves: tuple[Curve, ...]
     signs: tuple[DataSign, ...]
     """What the labels themselves show."""
+    beyond_in_mosaics: float
+    """Expected share of the objects of a training mosaic for which no query is left."""
     drift: Drift | None
     image_ms: float | None = None
     """Time of the detector for one image at its present settings; costs are then also given in time."""
@@ -151,9 +154,10 @@ def advise_by(
         others = validation(work, f"{name}: counting the validation data")
     plan = _plan(look, detector, anchors, others.images if others else None)
     sums: AdviceSums = ask(partial(AdviceSums.of, plan=plan), f"{name}: counting what is lost")
+    mosaics = beyond_in_mosaics(sums.curves.images_of, detector.queries, detector.mosaic)
     signs = data_signs(sums.signs, look.counts, plan.usual)
     found = drift(sums.drift, others) if sums.drift and others else None
-    return Advice(detector, look.counts, sums, _curves(sums, plan, share), signs, found, image_ms)
+    return Advice(detector, look.counts, sums, _curves(sums, plan, share), signs, mosaics, found, image_ms)
 
 
 def _plan(look: FirstLook, detector: Detector, anchors: AnchorChoice | None, validation: ImageHashes | None) -> Plan:

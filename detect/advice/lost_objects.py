@@ -6,13 +6,14 @@ positive, as it learns others like it; it never returns what is beyond the limit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
 from numpy import ndarray
+from scipy.signal import fftconvolve
 
 from detect.advice.distances import needed_reach
 from detect.advice.overlaps import OverlappingPairs
@@ -88,3 +89,29 @@ def least_px(strides: Sequence[int]) -> float:
 def small_objects(instances: ResizedInstances, strides: Sequence[int]) -> Int64[ndarray, " m"]:
     """Rows of the objects under :func:`least_px`. They are hard to find, not impossible: no bound on recall."""
     return np.flatnonzero(np.sqrt(instances.shapes.prod(axis=1)) < least_px(strides))
+
+
+def beyond_in_mosaics(num_images: Mapping[int, int], queries: int | None, images: int) -> float:
+    """The expected share of the objects of a mosaic that are beyond the queries; 0 without queries or mosaics.
+
+    A mosaic joins ``images`` images, drawn independently and evenly, with all of their objects; crops that cut objects away
+    lower the share. The distribution of their number is the convolution of the distribution of one image's.
+
+    >>> beyond_in_mosaics({0: 1, 2: 1}, 3, images=2)  # 0, 2, 2, 4 objects: 1 of 8 is beyond 3
+    0.125
+
+    Args:
+        num_images: how many images have each number of objects.
+        queries: of the detector.
+        images: in a mosaic.
+    """
+    if queries is None or images < 2 or not any(num_images):
+        return 0.0
+    counts, times = (np.array(list(column), np.int64) for column in (num_images.keys(), num_images.values()))
+    one = np.bincount(counts, times) / times.sum()
+    together = one
+    for _ in range(images - 1):
+        together = fftconvolve(together, one).clip(0)
+    number = np.arange(len(together))
+    beyond = (np.maximum(number - queries, 0) * together).sum() / (images * (counts @ times) / times.sum())
+    return float(round(beyond, 12))  # the transform leaves 1e-16

@@ -91,9 +91,7 @@ def change_in_words(curve: Curve, image_ms: float | None = None) -> str:
     """
     best, now = curve.best, curve.now
     if not curve.is_worth_it:
-        return (
-            f"Keep {now.text}: {'no other value saves enough objects' if now.num_lost else 'no object is lost by it'}"
-        )
+        return f"Keep {now.text}: {'no other value saves enough objects' if now.num_lost else 'no object is lost by it'}"
     cost = f", at {cost_in_words(best.cost, image_ms)}" if best.cost > 1 else ""
     return f"Set {best.text} to lose {plural(best.num_lost, 'object')} instead of {now.num_lost:,}{cost}"
 

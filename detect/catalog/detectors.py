@@ -88,6 +88,7 @@ class Detector(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     nms: Nms | None = None
     max_det: Count | None = None
     max_truth: Count | None = None
+    mosaic: Annotated[int, Meta(ge=1, le=9)] = 1
     finer: FinerLevel | None = None
     size_multiple: Annotated[int, Meta(ge=1, le=1024)] = 32
     keys: dict[Literal["size", "iou", "max_det", "max_truth", "queries", "reg_max", "ranges"], str] = {}

@@ -149,6 +149,9 @@ def notes(advice: Advice) -> list[str]:
     if across and advice.detector.nms and across > sum(within):
         what = f"{plural(across, 'object')} at IoU {advice.detector.nms.iou:g}"
         lines.append(f"suppression across categories would remove {what}")
+    if advice.beyond_in_mosaics:
+        images, share = advice.detector.mosaic, f"{advice.beyond_in_mosaics:.2%} of the objects"
+        lines.append(f"in mosaics of {images} images {share} have no query left, unless crops cut objects away")
     if advice.sums.tiles:
         lines.append(_tiles_in_words(advice.sums.tiles, advice.image_ms))
     return lines
@@ -185,6 +188,7 @@ def advice_object(advice: Advice) -> dict[str, Any]:
         "small": {"objects": len(advice.sums.small), "ids": list(advice.sums.small)},
         "beyond_coco_max_dets": advice.sums.unscored,
         "suppressed_across_categories": advice.across_categories,
+        "beyond_in_mosaics": advice.beyond_in_mosaics,
         "tiles": tiles
         and {
             "size": tiles.tiling.size,

@@ -65,6 +65,12 @@ def test_large_images_are_advised_on_tiles():
     assert advice.sums.tiles.cost == 25.0
 
 
+def test_mosaics_count_for_detectors_with_queries():
+    many = [[float(number), 0, 9, 9] for number in range(100)]
+    assert advise(dataset_of(many), "ultralytics-rt-detr").beyond_in_mosaics == 0.25  # 400 objects, 300 queries
+    assert advise(dataset_of(many), "rt-detr").beyond_in_mosaics == 0.0
+
+
 def test_coco_counts_100_detections_of_an_image_and_category():
     many = [[float(number), 0, 9, 9] for number in range(110)]
     one = dataset_of(many)

@@ -1,6 +1,9 @@
-"""Objects lost by limits and distances: plain loops, and every case of small inputs."""
+"""Objects lost by limits, suppression, mosaics and distances: plain loops, and every case of small inputs."""
 
 from __future__ import annotations
+
+import itertools
+from collections import Counter
 
 import msgspec
 import numpy as np
@@ -8,9 +11,10 @@ import pytest
 from builders import instances_of
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.advice.lost_objects import (
+    beyond_in_mosaics,
     beyond_limit,
     least_px,
     lost_to_nms,
@@ -20,6 +24,8 @@ from detect.advice.lost_objects import (
 from detect.advice.overlaps import overlapping_pairs
 from detect.advice.unlearned import unlearned_objects
 from detect.catalog.detectors import detectors, load_detector
+from detect.data import read_coco
+from detect.samples import sample_annotations
 
 
 @given(st.lists(st.integers(1, 4), max_size=25).map(sorted), st.integers(1, 8))
@@ -41,6 +47,30 @@ def test_objects_beyond_the_limit_of_an_image_are_counted_one_by_one(image_ids, 
 
 def test_without_a_limit_nothing_is_counted():
     assert beyond_limit("dropped", instances_of([[0, 0, 8, 8]]), None) is None
+
+
+COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=4)
+
+
+@given(COUNTS, st.integers(0, 25), st.integers(2, 4))
+def test_objects_beyond_the_queries_of_a_mosaic_are_those_of_every_combination(counts, queries, images):
+    together = [sum(drawn) for drawn in itertools.product(counts, repeat=images)]
+    beyond = sum(max(number - queries, 0) for number in together) / max(sum(together), 1)
+    assert_allclose(beyond_in_mosaics(Counter(counts), queries, images), beyond, atol=1e-11)
+
+
+def test_objects_beyond_the_queries_of_a_mosaic_are_those_of_random_mosaics():
+    counts = np.bincount(read_coco(sample_annotations("bccd")).instances.image_rows)
+    together = np.random.default_rng(0).choice(counts, (100_000, 4)).sum(axis=1)
+    simulated = np.maximum(together - 60, 0).sum() / together.sum()
+    found = beyond_in_mosaics(Counter(counts.tolist()), 60, 4)
+    assert 0.02 < found < 0.5
+    assert_allclose(found, simulated, rtol=0.03)
+
+
+def test_mosaics_without_queries_or_objects_lose_nothing():
+    assert beyond_in_mosaics({5: 1, 9: 1}, None, 4) == beyond_in_mosaics({301: 1}, 300, 1) == 0
+    assert beyond_in_mosaics({0: 3}, 1, 4) == beyond_in_mosaics({}, 1, 4) == 0
 
 
 def reaches(box: np.ndarray, canvas: int, strides: list[int], reach: int) -> bool:

@@ -14,6 +14,7 @@ def test_notes_tell_what_applies_alone():
     crowded = advise(dataset_of([[5.0 * number, 0, 40, 40] for number in range(120)]), "ultralytics-rt-detr")
     assert notes(crowded) == [
         "COCO's AP counts 100 detections of an image and category: 20 objects (16.7%) cannot count",
+        "in mosaics of 4 images 37.50% of the objects have no query left, unless crops cut objects away",
     ]
     large = advise(dataset_of([[100.0 * number, 100.0 * number, 30, 30] for number in range(20)], side=2560), "yolo11")
     assert notes(large) == [
