@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detect.report.attribution_page import JudgedMap
     from detect.training.checkpoints import TrainedDetector
 
-AnswerName = Literal["class", "left", "top", "right", "bottom", "peak"]
+AnswerName = Literal["class", "left", "top", "right", "bottom", "iou", "peak"]
 ALL = "all"
 DEFAULT_METHOD = "saliency"  # passes every test on both detectors of docs/attributions.md
 PATTERN_METHODS = ("pattern-net", "pattern-attribution")
@@ -50,9 +50,12 @@ def explain(
     of: Annotated[
         AnswerName | None,
         typer.Option(
-            help="The number to explain: the logit of the class or the peak, or a side of the box in pixels. Default: the "
-            "logit."
+            help="The number to explain: the logit of the class or the peak, a side of the box in pixels, or its IoU with "
+            "--iou-with. Default: the logit."
         ),
+    ] = None,
+    iou_with: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="The box to compare with, in pixels of the image.")
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -86,7 +89,7 @@ def explain(
     view = _View.open(trained, image, device)
     found = view.find()
     number = _chosen(found, detection, at, view.transform)
-    scalar, answer = _answer(trained, found[number], of, view)
+    scalar, answer = _answer(trained, found[number], of, iou_with, view)
     images = _training_images(trained, methods, required=method != [ALL])
     methods = [name for name in methods if images or name not in PATTERN_METHODS]
     explainer = _Explainer(trained.model, scalar, view.image, found[number].box, images)
@@ -177,10 +180,8 @@ def _chosen(found: list[Found], detection: int | None, at: str | None, transform
         if detection is not None and detection > len(found):
             raise ConfigError(f"--detection {detection}: the image has {len(found)} detections")
         return (detection or 1) - 1
-    point = numbers(at, "--at", least=0.0)
-    if len(point) != 2:
-        raise ConfigError(f"--at {at}: expected 2 numbers between commas")
-    x, y = transform.apply_to_points(np.array([point]))[0].tolist()
+    point = np.array([_numbers(at, "--at", 2)])
+    (x, y), number = transform.apply_to_points(point)[0].tolist(), None
     number = found_at(found, (x, y))
     if number is None:
         centers = np.array([(x0 + x1, y0 + y1) for x0, y0, x1, y1 in (each.box for each in found)]) / 2
@@ -191,8 +192,11 @@ def _chosen(found: list[Found], detection: int | None, at: str | None, transform
     return number
 
 
-def _answer(trained: TrainedDetector, found: Found, of: AnswerName | None, view: _View) -> tuple[Scalar, str]:
+def _answer(
+    trained: TrainedDetector, found: Found, of: AnswerName | None, iou_with: str | None, view: _View
+) -> tuple[Scalar, str]:
     """The number to explain, and its name."""
+    import numpy as np
 
     from detect.inspection.targets import BOX_ANSWERS, PEAK_ANSWERS, answer_of
 
@@ -201,8 +205,20 @@ def _answer(trained: TrainedDetector, found: Found, of: AnswerName | None, view:
     if answer not in own:
         what = "finds points and has no boxes" if trained.task == "landmarks" else "finds boxes and has no heatmap"
         raise ConfigError(f"--of {answer}: {trained.name} {what}; there is {', '.join(own)}")
+    if (answer == "iou") != (iou_with is not None):
+        raise ConfigError("--of iou and --iou-with X0,Y0,X1,Y1 are given together")
+    box = None
+    if iou_with is not None:
+        box = view.transform.apply_to_boxes(np.array([_numbers(iou_with, "--iou-with", 4)]))[0].tolist()
     image_hw = (view.image.shape[-2], view.image.shape[-1])
-    return answer_of(trained.model, found, answer, image_hw=image_hw), answer
+    return answer_of(trained.model, found, answer, image_hw=image_hw, box=box), answer
+
+
+def _numbers(text: str, option: str, count: int) -> list[float]:
+    values = numbers(text, option, least=0.0)
+    if len(values) != count:
+        raise ConfigError(f"{option} {text}: expected {count} numbers between commas")
+    return values
 
 
 def _training_images(trained: TrainedDetector, methods: list[str], *, required: bool) -> list[Tensor]:
@@ -314,8 +330,8 @@ def _files(title: str, view: _View, found: Found, judged: list[JudgedMap], conte
 
 def _in_words(content: dict[str, Any]) -> str:
     """The explained number with its name and unit."""
-    name, value = content["of"], f"{content['answer']:.4g}"
-    return f"{name} logit {value}" if name in ("class", "peak") else f"{name} side {value} px"
+    names = {"class": "class logit {}", "peak": "peak logit {}", "iou": "IoU {}"}
+    return names.get(content["of"], f"{content['of']} side {{}} px").format(f"{content['answer']:.4g}")
 
 
 def _print(title: str, content: dict[str, Any], judged: list[JudgedMap]) -> None:

@@ -1,4 +1,4 @@
-"""Answers of a detector as functions of the image: a detection's class logit, a side of its box, a peak's logit.
+"""Answers of a detector as functions of the image: a detection's class logit, a side of its box or its IoU, a peak's logit.
 
 An attribution explains one number. In a detector that is a number of one detection, and the anchor that made it, or the cell
 of a heatmap, is held fixed: another image changes what this anchor answers, never which anchor is asked. Boxes are
@@ -18,12 +18,13 @@ from detect.anchors.assign import level_hw
 from detect.conventions import ORIGIN_SHIFTS
 from detect.detectors.landmarks import LandmarkDetector
 from detect.detectors.retinanet import RetinaNetDetector
+from detect.ops.boxes import matched_iou
 
 Scalar = Callable[[Float[Tensor, "b d h w"]], Float[Tensor, " b"]]
 """One number for each image of a batch, differentiable; it runs the network."""
 
 SIDES = ("left", "top", "right", "bottom")
-BOX_ANSWERS = ("class", *SIDES)
+BOX_ANSWERS = ("class", *SIDES, "iou")
 PEAK_ANSWERS = ("peak",)
 AROUND_PEAK = 2  # cells to each side of a peak's point, among which its maximum is
 PEAK_SIGMAS = 3.0  # half a side of the box around a peak, in standard deviations of the learned Gaussian
@@ -84,14 +85,15 @@ def answer_of(
     answer: str,
     *,
     image_hw: tuple[int, int],
+    box: Sequence[float] | None = None,
 ) -> Scalar:
     """The number of a detection as a function of images of the size ``image_hw``.
 
     ``answer`` is ``"class"``, the logit; ``"left"``, ``"top"``, ``"right"`` or ``"bottom"``, a side of the box in pixels;
-    ``"peak"``, the logit of the peak's cell.
+    ``"iou"``, the IoU of the predicted box with ``box``; ``"peak"``, the logit of the peak's cell.
 
     Raises:
-        ValueError: the detector has no such answer.
+        ValueError: the detector has no such answer, or there is no box for the IoU.
     """
     own = PEAK_ANSWERS if isinstance(model, LandmarkDetector) else BOX_ANSWERS
     if answer not in own:
@@ -103,7 +105,11 @@ def answer_of(
     if answer == "class":
         return class_logit(model, anchor, found.label)
     anchor_box = model.grid.generate(level_hw(model.grid, image_hw), image_hw).boxes[anchor]
-    return box_side(model, anchor, anchor_box, SIDES.index(answer))
+    if answer != "iou":
+        return box_side(model, anchor, anchor_box, SIDES.index(answer))
+    if box is None:
+        raise ValueError("the IoU needs a box to compare with")
+    return box_iou(model, anchor, anchor_box, torch.tensor(box, dtype=torch.float32))
 
 
 def class_logit(model: RetinaNetDetector, anchor: int, label: int) -> Scalar:
@@ -118,12 +124,25 @@ def peak_logit(model: LandmarkDetector, keypoint_type: int, row: int, column: in
 
 def box_side(model: RetinaNetDetector, anchor: int, anchor_box: Float[Tensor, " 4"], side: int) -> Scalar:
     """One side of the box that an anchor predicts, in pixels: 0 left, 1 top, 2 right, 3 bottom."""
+    return lambda images: _predicted_boxes(model, images, anchor, anchor_box)[:, side]
 
-    def position(images: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
-        deltas = model(images).deltas[:, anchor]
-        return model.post_process.coder.decode(deltas, anchor_box.to(deltas).expand_as(deltas))[:, side]
 
-    return position
+def box_iou(model: RetinaNetDetector, anchor: int, anchor_box: Float[Tensor, " 4"], box: Float[Tensor, " 4"]) -> Scalar:
+    """The IoU of the box that an anchor predicts with a given one.
+
+    Where the two are equal, the IoU is at its peak, and methods by gradient show nothing.
+    """
+
+    def iou(images: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
+        boxes = _predicted_boxes(model, images, anchor, anchor_box)
+        return matched_iou(boxes, box.to(boxes).expand_as(boxes))
+
+    return iou
+
+
+def _predicted_boxes(model: RetinaNetDetector, images: Tensor, anchor: int, anchor_box: Tensor) -> Float[Tensor, "b 4"]:
+    deltas = model(images).deltas[:, anchor]
+    return model.post_process.coder.decode(deltas, anchor_box.to(deltas).expand_as(deltas))
 
 
 @torch.no_grad()

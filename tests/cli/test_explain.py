@@ -79,10 +79,11 @@ def test_a_place_chooses_the_detection_that_holds_it_and_a_number_the_same(detec
         (["--at", "5"], "--at 5: expected 2 numbers between commas"),
         (["--at", "9000,9000"], "--at 9000,9000: there is no detection at this pixel; the nearest is number "),
         (["--at", "5,5", "--detection", "1"], "--detection and --at: give one of the two"),
-        (["--of", "peak"], "run/best.pt finds boxes and has no heatmap; there is class, left, top, right, bottom"),
+        (["--of", "peak"], "run/best.pt finds boxes and has no heatmap; there is class, left, top, right, bottom, iou"),
         (["--maps-of", "backbone"], "--maps-of: only grad-cam and odam take feature maps: --method odam"),
         (["--maps-of", "stages.1", "--method", "odam"], "--maps-of stages.1: the network has no such layer; near it: "),
         (["--maps-of", "head", "--method", "odam"], "--method odam: head gives no maps of rows and columns"),
+        (["--of", "iou"], "--of iou and --iou-with X0,Y0,X1,Y1 are given together"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(refused, tmp_path, trained, arguments, message):

@@ -1,4 +1,4 @@
-"""Answers of detectors: each detection's anchor or cell, its logit and its sides as functions of the image."""
+"""Answers of detectors: each detection's anchor or cell, its logit, its sides and its IoU as functions of the image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from planted import nuclei_image, shipped_landmarks, shipped_retinanet
 from torch.testing import assert_close
 
 from detect.inspection.targets import SIDES, Found, answer_of, find_answers, found_at
+from detect.ops.boxes import pairwise_iou
 
 IMAGE = nuclei_image()
 
@@ -30,13 +31,26 @@ def test_the_anchor_of_a_detection_gives_its_class_logit_and_its_box(nms):
         assert_close(torch.tensor(sides).clamp(0, 64), torch.tensor(each.box), rtol=1e-4, atol=1e-3)
 
 
+def test_the_iou_is_that_of_the_predicted_box_with_the_given_one():
+    detector = with_threshold(shipped_retinanet(), 0.005)
+    found = find_answers(detector, IMAGE)[0]
+    sides = [answer_of(detector, found, side, image_hw=(64, 64))(IMAGE[None]).item() for side in SIDES]
+    given = (2.0, 2.0, 30.0, 40.0)
+    wanted = pairwise_iou(torch.tensor([sides]), torch.tensor([given])).item()
+    iou = answer_of(detector, found, "iou", image_hw=(64, 64), box=given)
+    assert_close(iou(IMAGE[None]).item(), wanted, rtol=1e-5, atol=0)
+    same = answer_of(detector, found, "iou", image_hw=(64, 64), box=sides)
+    assert_close(same(IMAGE[None]).item(), 1.0)
+
+
 def test_answers_are_one_number_for_each_image_and_have_gradients():
     detector, landmarks = with_threshold(shipped_retinanet(), 0.005), with_threshold(shipped_landmarks(), 0.01)
     images = torch.stack([IMAGE, IMAGE.flip(2)]).requires_grad_()
-    asked = [(detector, name) for name in ("class", *SIDES)] + [(landmarks, "peak")]
+    asked = [(detector, name) for name in ("class", *SIDES, "iou")] + [(landmarks, "peak")]
     for model, name in asked:
         found = find_answers(model, IMAGE)[0]
-        answers = answer_of(model, found, name, image_hw=(64, 64))(images)
+        larger = [side + 3 * (-1 if place < 2 else 1) for place, side in enumerate(found.box)]
+        answers = answer_of(model, found, name, image_hw=(64, 64), box=larger)(images)
         assert answers.shape == (2,)
         (slope,) = torch.autograd.grad(answers[0], images)
         assert slope[0].abs().max() > 0
@@ -75,5 +89,7 @@ def test_answers_that_a_detector_lacks_are_refused():
     found = Found((0, 0, 4, 4), 0.9, 0, (0, 0))
     with pytest.raises(ValueError, match=r"^this detector answers peak, not 'left'$"):
         answer_of(landmarks, found, "left", image_hw=(64, 64))
-    with pytest.raises(ValueError, match=r"^this detector answers class, left, .*bottom, not 'peak'$"):
+    with pytest.raises(ValueError, match=r"^this detector answers class, left, .*iou, not 'peak'$"):
         answer_of(detector, found, "peak", image_hw=(64, 64))
+    with pytest.raises(ValueError, match=r"^the IoU needs a box to compare with$"):
+        answer_of(detector, replace(found, place=(0,)), "iou", image_hw=(64, 64))
