@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 MAX_LINES = 5  # items below their number
@@ -22,6 +22,24 @@ def plural(count: int, noun: str) -> str:
     if count != 1:
         noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("x") else f"{noun}s"
     return f"{count:,} {noun}"
+
+
+def by_nouns(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts by their nouns, in the plural unless the count is 1.
+
+    >>> by_nouns({"image": 2400, "category": 1})
+    {'images': 2400, 'category': 1}
+    """
+    return {plural(count, noun).split(" ", 1)[1]: count for noun, count in counts.items()}
+
+
+def significant(value: float, digits: int) -> str:
+    """A number with this many significant digits, and always those before its point.
+
+    >>> significant(2.25, 2), significant(99.6, 2), significant(1234.5, 3)
+    ('2.2', '100', '1,234')
+    """
+    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
 
 
 def listed(items: Iterable[object], *, most: int = 3, between: str = ", ") -> str:

@@ -12,7 +12,6 @@ import numpy as np
 
 from detect.advice.curves import IOUS, CurveSums
 from detect.advice.data_health import NEAR_IOU, SignSums, Usual
-from detect.advice.distances import attainable_iou
 from detect.advice.drift import DriftSums
 from detect.advice.image_hashes import ImageHashes
 from detect.advice.image_sample import ImageSample
@@ -28,7 +27,7 @@ from detect.catalog.detectors import Detector
 from detect.data import CocoDataset
 from detect.data.dataset_counts import DatasetCounts
 from detect.data.tiles import num_tiles
-from detect.ops.exact_sums import ExactMean, FirstItems, Sums
+from detect.ops.exact_sums import FirstItems, Sums
 
 COCO_MAX_DETS = 100  # detections of an image and category that COCO's average precision counts
 
@@ -81,8 +80,6 @@ class AdviceSums(Sums):
     """Objects beyond the detections of an image and category that COCO's average precision counts."""
     across_categories: int
     """The objects that suppression would remove if it ran over all categories together."""
-    too_large_iou: ExactMean
-    """Over the objects that are too large, the highest IoU that a prediction can have; NaN without any."""
     tiles: TileAdvice | None
     drift: DriftSums | None
 
@@ -92,16 +89,14 @@ class AdviceSums(Sums):
         detector, instances = plan.detector, seen_by(dataset, plan.detector.resize)
         pairs = _pairs(instances, detector)
         meeting = _meeting(instances, detector, pairs)
-        losses = _losses(instances, plan, meeting)
         known = plan.validation
         return cls(
-            tuple(LossSums.of(each, instances) for each in losses),
+            tuple(LossSums.of(each, instances) for each in _losses(instances, plan, meeting)),
             CurveSums.of(dataset, instances, detector, meeting, plan.sizes, plan.ranges),
             SignSums.of(instances, pairs, plan.usual),
             small=ids_of(instances.dataset.instances.ids[small_objects(instances, detector.strides)]),
             unscored=_unscored(instances),
             across_categories=lost_to_nms(pairs, detector.nms.iou).num_lost if detector.nms else 0,
-            too_large_iou=_too_large_iou(instances, detector, losses),
             tiles=None if plan.tiling is None else TileAdvice.of(instances, plan.tiling),
             drift=None if known is None else DriftSums.of(instances, plan.names, known),
         )
@@ -155,10 +150,3 @@ def _unscored(instances: ResizedInstances) -> int:
     _, places = np.unique(own.category_ids, return_inverse=True)
     _, together = np.unique(own.image_rows * len(own) + places, return_counts=True)
     return int(np.maximum(together - COCO_MAX_DETS, 0).sum())
-
-
-def _too_large_iou(instances: ResizedInstances, detector: Detector, losses: tuple[LostObjects, ...]) -> ExactMean:
-    rows = [each.lost for each in losses if each.reason == "too large" and len(each.lost)]
-    if not rows or detector.reach is None:
-        return ExactMean(0, 0)
-    return ExactMean.of(attainable_iou(instances, detector.strides[-1], detector.reach)[rows[0]])

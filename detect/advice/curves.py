@@ -208,7 +208,9 @@ def limit_curve(
     most = max(sums.images_of, default=0)
     enough = max(-(-most // ROUND_TO), 1) * ROUND_TO
     values = sorted({present, enough, *(each for each in LIMITS if each < most)})
-    options = tuple(Option(value, key_text(detector, key, value), sums.beyond(value)) for value in values)
+    texts = {value: key_text(detector, key, value) for value in values}
+    texts[present] = texts[present].partition(" (")[0]  # brackets tell what another value costs
+    options = tuple(Option(value, text, sums.beyond(value)) for value, text in texts.items())
     return _curve(setting, "an image", sums.num_objects, options, present, share=0.0)
 
 

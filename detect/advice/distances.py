@@ -36,18 +36,6 @@ def needed_reach(instances: ResizedInstances, stride: int) -> Int64[ndarray, " n
     return needed
 
 
-def attainable_iou(instances: ResizedInstances, stride: int, reach: int) -> Float64[ndarray, " n"]:
-    """The highest IoU with each object of at least one stride that a prediction of a level can have.
-
-    The best cell predicts the box as far as it reaches: beyond it nothing is gained.
-    """
-    result = np.empty(len(instances))
-    for rows in row_blocks(len(instances)):
-        sides = np.minimum(_from_best_cell(instances, stride, rows), reach)
-        result[rows] = ((sides[:, :2] + sides[:, 2:]) * stride / instances.shapes[rows]).prod(axis=1)
-    return result
-
-
 def _from_best_cell(instances: ResizedInstances, stride: int, rows: slice) -> Float64[ndarray, "m 4"]:
     """The distances to the left, upper, right and lower side from the cell nearest to the middle, in strides."""
     images = instances.dataset.instances.image_rows[rows]

@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 from detect.advice.image_hashes import ImageHashes
 from detect.anchors.instances import ResizedInstances
 from detect.ops.exact_sums import Sums
-from detect.wording import listed, plural
+from detect.wording import listed, plural, significant
 
 LEVEL = 0.95
 SIZE, RATIO, OBJECTS, IMAGES = range(4)  # columns of the sums of an image
@@ -76,6 +76,7 @@ class CategoryShift:
 class Drift:
     """What differs between training and validation; made by :func:`drift`."""
 
+    num_images: int  # of the smaller part, with objects
     size: Difference  # mean log2 sqrt(area) in pixels: octaves
     ratio: Difference  # mean log2 height / width: octaves
     objects: Difference  # per image
@@ -85,6 +86,14 @@ class Drift:
     def in_words(self) -> tuple[str, ...]:
         """Sentences about what differs, with its numbers; none if nothing does."""
         return tuple(filter(None, (self._size(), self._ratio(), self._objects(), self._categories(), self._shared())))
+
+    def summary(self) -> tuple[str, ...]:
+        """:meth:`in_words`, or that nothing was found, or could be."""
+        if self.num_images < MIN_IMAGES:
+            few = f"fewer than {MIN_IMAGES} images with objects, in training or validation: what differs cannot be told"
+            return (*self.in_words(), few)
+        nothing = "validation shares no image with training, and does not differ from it in sizes, shapes, numbers of "
+        return self.in_words() or (f"{nothing}objects and categories beyond chance",)
 
     def _size(self) -> str | None:
         px = f"sqrt(area) is {2**self.size.val:,.1f} px against {2**self.size.train:,.1f} px (geometric means)"
@@ -97,8 +106,8 @@ class Drift:
         return self.ratio.words(f"validation objects are {which} than training objects: {sides}", "octaves")
 
     def _objects(self) -> str | None:
-        means = f"{self.objects.val:.3g} objects on average against {self.objects.train:.3g} in training"
-        return self.objects.words(f"validation images have {means}", "objects")
+        means = f"{significant(self.objects.val, 3)} objects on average against {significant(self.objects.train, 3)}"
+        return self.objects.words(f"validation images have {means} in training", "objects")
 
     def _categories(self) -> str | None:
         each = self.categories
@@ -171,7 +180,7 @@ def drift(train: DriftSums, val: DriftSums) -> Drift:
     means = ((SIZE, OBJECTS, STEPS), (RATIO, OBJECTS, STEPS), (OBJECTS, IMAGES, 1))
     size, ratio, objects = (_difference(train, val, *each, fewest) for each in means)
     shared = np.sort(val.images.known_to(train.images).ids)
-    return Drift(size, ratio, objects, _category_shift(train, val, fewest), tuple(shared.tolist()))
+    return Drift(fewest, size, ratio, objects, _category_shift(train, val, fewest), tuple(shared.tolist()))
 
 
 def _difference(train: DriftSums, val: DriftSums, value: int, per: int, unit: int, fewest: int) -> Difference:

@@ -17,7 +17,7 @@ from scipy.signal import fftconvolve
 
 from detect.advice.distances import needed_reach
 from detect.advice.overlaps import OverlappingPairs
-from detect.advice.suppression import suppressed_objects
+from detect.advice.suppression import least_suppressed
 from detect.anchors.instances import ResizedInstances
 from detect.catalog.detectors import Detector
 
@@ -66,9 +66,9 @@ def lost_to_nms(pairs: OverlappingPairs, iou_threshold: float) -> LostObjects:
 
     ``pairs`` are those of objects that suppress each other, of every IoU above the threshold.
     """
-    found = suppressed_objects(pairs, iou_threshold=iou_threshold)
-    contested = np.unique([found.pairs.first, found.pairs.second])
-    return LostObjects("suppressed", np.zeros(0, np.int64), found.num_lost, contested.astype(np.int64))
+    pairs = pairs.above(iou_threshold)
+    contested = np.unique([pairs.first, pairs.second]).astype(np.int64)
+    return LostObjects("suppressed", np.zeros(0, np.int64), least_suppressed(pairs), contested)
 
 
 def beyond_limit(reason: Reason, instances: ResizedInstances, most: int | None) -> LostObjects | None:

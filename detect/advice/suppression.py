@@ -8,8 +8,6 @@ scores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
@@ -22,33 +20,16 @@ from detect.advice.overlaps import OverlappingPairs
 SECONDS = 5.0  # for one crowd of overlapping objects; after it, the solver's own bound holds
 
 
-@dataclass(frozen=True, eq=False)
-class Suppression:
-    """What suppression removes at one IoU threshold; made by :func:`suppressed_objects`."""
+def least_suppressed(pairs: OverlappingPairs) -> int:
+    """The fewest objects that suppression removes in any order of scores, from the pairs of which it removes one.
 
-    iou_threshold: float
-    pairs: OverlappingPairs
-    """Pairs of which one is removed."""
-    num_lost: int
-    """Objects that are removed in any order of scores, at the least."""
-    is_exact: bool
-    """Whether some order of scores removes no more than ``num_lost``; if not, the solver ran out of time."""
-
-
-def suppressed_objects(pairs: OverlappingPairs, *, iou_threshold: float) -> Suppression:
-    """The objects lost to suppression, from the pairs of objects that meet in it, with every IoU above the threshold.
-
-    Objects meet within an image, or within an image and a category: they are the groups of
-    :func:`detect.advice.overlaps.overlapping_pairs`.
+    Where the solver runs out of time this is its lower bound.
 
     >>> boxes = np.array([[0.0, 0, 10, 10], [0, 2, 10, 12], [0, 4, 10, 14], [50, 0, 60, 10]])
     >>> from detect.advice.overlaps import overlapping_pairs
-    >>> pairs = overlapping_pairs(boxes, np.zeros(4, int))
-    >>> lost = suppressed_objects(pairs, iou_threshold=0.5)  # the first and the third both stay
-    >>> lost.num_lost, lost.pairs.first, lost.pairs.second
-    (1, array([0, 1]), array([1, 2]))
+    >>> least_suppressed(overlapping_pairs(boxes, np.zeros(4, int)).above(0.5))  # the first and the third both stay
+    1
     """
-    pairs = pairs.above(iou_threshold)
     rows, ends = np.unique([pairs.first, pairs.second], return_inverse=True)
     edges = ends.reshape(2, -1)
     graph = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(len(rows), len(rows)))
@@ -56,18 +37,17 @@ def suppressed_objects(pairs: OverlappingPairs, *, iou_threshold: float) -> Supp
     sizes = np.bincount(crowd, minlength=num_crowds)
     num_edges = np.bincount(crowd[edges[0]], minlength=num_crowds)
     is_clique = num_edges == sizes * (sizes - 1) // 2  # all overlap each other: one stays
-    lost, is_exact = int((sizes - 1)[is_clique].sum()), True
+    lost = int((sizes - 1)[is_clique].sum())
     order = np.argsort(crowd[edges[0]], kind="stable")
     ends_at = np.cumsum(num_edges)
     for number in np.flatnonzero(~is_clique).tolist():
         own = edges[:, order[ends_at[number] - num_edges[number] : ends_at[number]]]
-        least, exact = _least_removed(int(sizes[number]), np.unique(own, return_inverse=True)[1].reshape(2, -1))
-        lost, is_exact = lost + least, is_exact and exact
-    return Suppression(iou_threshold, pairs, lost, is_exact)
+        lost += _least_removed(int(sizes[number]), np.unique(own, return_inverse=True)[1].reshape(2, -1))
+    return lost
 
 
-def _least_removed(size: int, edges: Int64[ndarray, "2 e"]) -> tuple[int, bool]:
-    """The fewest of ``size`` objects that hold an end of every edge, and whether that is proven; else a lower bound."""
+def _least_removed(size: int, edges: Int64[ndarray, "2 e"]) -> int:
+    """The fewest of ``size`` objects that hold an end of every edge, or a lower bound."""
     num = edges.shape[1]
     ones = coo_array((np.ones(2 * num), (np.tile(np.arange(num), 2), edges.ravel())), shape=(num, size))
     found = milp(
@@ -78,6 +58,6 @@ def _least_removed(size: int, edges: Int64[ndarray, "2 e"]) -> tuple[int, bool]:
         options={"time_limit": SECONDS},
     )
     if found.status == 0:
-        return round(found.fun), True
+        return round(found.fun)
     bound = found.mip_dual_bound
-    return (0 if bound is None or not np.isfinite(bound) else int(np.ceil(bound - 1e-6))), False
+    return 0 if bound is None or not np.isfinite(bound) else int(np.ceil(bound - 1e-6))

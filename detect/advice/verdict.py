@@ -1,16 +1,15 @@
-"""Advice in words: up to three lines on what is lost, what to set, and what else to look at."""
+"""Advice in words: up to three lines on what is lost, what to set, and what makes small objects larger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from detect.advice.advice_sums import COCO_MAX_DETS
 from detect.advice.advise import Advice
 from detect.advice.curves import Curve
 from detect.advice.lost_objects import LEAST_PX, least_px
 from detect.advice.lost_sums import LossSums
 from detect.catalog.detectors import Detector
-from detect.wording import listed, plural
+from detect.wording import plural, significant
 
 NOTABLE = 0.01  # share of small objects that is worth a line
 
@@ -26,7 +25,7 @@ def verdict(advice: Advice) -> tuple[str, ...]:
     tood at shortest:128:213:mmdet: of 318 objects, at least 36 (11.3%) get no cell in any assignment.
     Set input size 384 x 639 to lose 2 objects instead of 36, at 9 times the compute.
     """
-    lines = [_lost(advice), _settings(advice), _small(advice) or _others(advice)]
+    lines = [_lost(advice), _settings(advice), _small(advice)]
     return tuple(line for line in lines if line)
 
 
@@ -70,7 +69,7 @@ def cost_in_words(cost: float, image_ms: float | None = None) -> str:
     ('2.2 times the compute', '79 times the compute (947 ms an image)')
     """
     time = "" if image_ms is None else f" ({duration_ms(cost * image_ms)} an image)"
-    return f"{cost:.2g} times the compute{time}"
+    return f"{significant(cost, 2)} times the compute{time}"
 
 
 def duration_ms(milliseconds: float) -> str:
@@ -79,7 +78,7 @@ def duration_ms(milliseconds: float) -> str:
     >>> duration_ms(27.04), duration_ms(2040)
     ('27 ms', '2 s')
     """
-    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2g} s"
+    return f"{significant(milliseconds, 3)} ms" if milliseconds < 1000 else f"{significant(milliseconds / 1000, 2)} s"
 
 
 def change_in_words(curve: Curve, image_ms: float | None = None) -> str:
@@ -92,7 +91,9 @@ def change_in_words(curve: Curve, image_ms: float | None = None) -> str:
     """
     best, now = curve.best, curve.now
     if not curve.is_worth_it:
-        return f"Keep {now.text}: no other value saves enough objects"
+        return (
+            f"Keep {now.text}: {'no other value saves enough objects' if now.num_lost else 'no object is lost by it'}"
+        )
     cost = f", at {cost_in_words(best.cost, image_ms)}" if best.cost > 1 else ""
     return f"Set {best.text} to lose {plural(best.num_lost, 'object')} instead of {now.num_lost:,}{cost}"
 
@@ -136,10 +137,12 @@ def _small(advice: Advice) -> str:
 
 
 def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
-    """Costs, and what a larger input or tiles do."""
+    """Costs, and what a larger input or tiles do, on top of the change that is advised."""
     for curve in advice.curves:
+        advised = curve.best
         for option in curve.options:
-            if option.num_small < curve.now.num_small / 2 and option.cost > 1:
+            goes_on = option.cost >= advised.cost and option.finer >= advised.finer
+            if goes_on and option.num_small < curve.now.num_small / 2 and option.cost > 1:
                 left = share_text(option.num_small, curve.num_objects)
                 yield option.cost, f"{option.text} leaves {left}, at {cost_in_words(option.cost, advice.image_ms)}"
     tiles, tiling = advice.sums.tiles, advice.sums.tiles and advice.sums.tiles.tiling
@@ -148,14 +151,3 @@ def _ways_to_enlarge(advice: Advice) -> Iterator[tuple[float, str]]:
             f"tiles of {tiling.size} px that overlap by {tiling.overlap} show objects {tiling.shrink:.1f} times larger"
         )
         yield tiles.cost, f"{shown}, at {cost_in_words(tiles.cost, advice.image_ms)}"
-
-
-def _others(advice: Advice) -> str:
-    """What the labels show, or what limits the scores."""
-    if advice.sums.unscored:
-        lost = plural(advice.sums.unscored, "object")
-        return f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {lost} cannot count."
-    if advice.drift and advice.drift.in_words():
-        return advice.drift.in_words()[0]
-    names = [sign.name for sign in advice.signs]
-    return f"Look at the labels: {listed(names)}." if names else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from detect.advice.tile_cuts import TileAdvice
 from detect.advice.verdict import cost_in_words, share_text, verdict
 from detect.cli.output import json_text, note, print_dataset, show, show_table
 from detect.text_formats import csv_text
-from detect.wording import plural
+from detect.wording import plural, significant
 
 if TYPE_CHECKING:
     from detect.anchors.instances import ResizedInstances
@@ -143,10 +142,6 @@ def print_detector(advice: Advice) -> None:
 def notes(advice: Advice) -> list[str]:
     """What else is known, in sentences; nothing where it does not apply."""
     lines, number = [], advice.num_objects
-    if not math.isnan(advice.sums.too_large_iou.value):
-        lines.append(
-            f"the best IoU with which too large objects can be predicted is {advice.sums.too_large_iou.value:.2f} on average"
-        )
     if advice.sums.unscored:
         what = f"{plural(advice.sums.unscored, 'object')} ({share_text(advice.sums.unscored, number)})"
         lines.append(f"COCO's AP counts {COCO_MAX_DETS} detections of an image and category: {what} cannot count")
@@ -209,7 +204,7 @@ def advice_object(advice: Advice) -> dict[str, Any]:
 
 def labels_object(advice: Advice) -> dict[str, Any]:
     """What the labels show, as a JSON object."""
-    found = advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.in_words())}
+    found = advice.drift and {**asdict(advice.drift), "in_words": list(advice.drift.summary())}
     return {"labels": [_sign_object(sign) for sign in advice.signs], "drift": found}
 
 
@@ -232,7 +227,7 @@ def _print_worst(advice: Advice) -> None:
 def _curve_row(curve: Curve, number: int) -> list[str]:
     """The setting now and at its best; numbers of a part of the objects say so."""
     part = f" of {curve.num_objects:,}" if curve.num_objects < number else ""
-    best = [curve.best.text, f"{curve.best.num_lost:,}{part}", f"{curve.best.cost:.3g} x"]
+    best = [curve.best.text, f"{curve.best.num_lost:,}{part}", f"{significant(curve.best.cost, 3)} x"]
     end = best if curve.is_worth_it else ["keep", "", ""]
     return [curve.setting, curve.now.text, f"{curve.now.num_lost:,}{part}", *end]
 

@@ -59,12 +59,13 @@ def profile(
     from detect.data.resize import parse_resize
     from detect.inspection.level_profile import profile_model, profile_objects
 
-    rule = parse_resize(resize or "none")  # before a long read, not after it
-    data = options.DatasetFiles(files, images=images).read() if files else None
-    instances = None if data is None else ResizedInstances.of(data, rule)
-    if instances is not None:
+    given = parse_resize(resize) if resize else None  # before a long read, not after it
+    model = target.read()
+    instances = None
+    if files:
+        instances = ResizedInstances.of(options.DatasetFiles(files, images=images).read(), given or model.resize)
         instances.require_boxes()
-    found = profile_model(target.read(), size=size, layers=layer or (), effective=effective)
+    found = profile_model(model, size=size, layers=layer or (), effective=effective)
     objects = None if instances is None else profile_objects(found, instances)
     print_answer(json, partial(profile_object, found, objects), partial(print_profile, found, objects))
     if output:

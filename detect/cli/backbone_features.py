@@ -50,8 +50,7 @@ def features(
     """Show what a network computes on an image: filters, and feature maps by level.
 
     `detect backbone features runs/nuclei cell.png -o features` writes a page and PNG files: the first filters as colours,
-    others as grids, and for each level the channels that vary most, in one scale, alone and over the image. A run reads the
-    image by its own resize rule.
+    others as grids, and for each level the channels that vary most, in one scale, alone and over the image.
 
     `--against OTHER` draws the same channels of a second network beside them, in the same scale, and says how similar the
     maps of each level are: `detect backbone features lite0 cell.png --pretrained --against lite0`, with random weights.
@@ -97,18 +96,14 @@ class _Network:
         """The model of a word; random weights are those of a fixed seed."""
         from detect.data.resize import parse_resize
         from detect.detectors.pretrained_weights import pretrained_normalization
-        from detect.inspection.models import model_of
 
-        if is_run(word) and not any(options.values()):
-            from detect.training.checkpoints import load_detector
-
-            trained = load_detector(word)
-            rule = trained.resize if resize is None else parse_resize(resize)
-            return cls(model_of(word, trained.model), rule, None)
-        model = read_model(word, seed=NAMED_SEEDS[number], **options)
+        model = read_model(word, **options) if is_run(word) else read_model(word, seed=NAMED_SEEDS[number], **options)
+        rule = parse_resize(resize) if resize else model.resize
+        if is_run(word):
+            return cls(model, rule, None)
         weights = "pretrained" if options["pretrained"] else getattr(options["weights"], "name", "random weights")
         named = replace(model, name=f"{word}, {weights}")
-        return cls(named, parse_resize(resize or "none"), pretrained_normalization(word, model.in_channels))
+        return cls(named, rule, pretrained_normalization(word, model.in_channels))
 
     def check_alike(self, other: _Network) -> None:
         """Raise ConfigError if the same image is another input to the other network."""

@@ -20,7 +20,7 @@ from detect.inspection.level_profile import (
 )
 from detect.inspection.receptive_field import MapField
 from detect.text_formats import csv_text
-from detect.wording import plural
+from detect.wording import plural, significant
 
 MAX_SHAPES = 3  # of the maps of one layer, in a printed table
 LAYER_COLUMNS = ("name", "kind", "inputs", "outputs", "kernel", "parameters", "formula", "flops", "activation_bytes")
@@ -119,11 +119,8 @@ def print_layers(table: LayerTable, layers: Sequence[Layer], *, explain: bool) -
     image = "x".join(map(str, table.image_chw))
     frozen = table.parameters - table.trainable
     note = f" ({frozen:,} of them frozen)" if frozen else ""
-    show(
-        f"\n{table.parameters:,} parameters{note}, {table.flops / 1e9:.3g} GFLOPs and {_bytes(table.activation_bytes)} of "
-        f"activations for an image of {image}",
-        style="bold",
-    )
+    costs = f"{significant(table.flops / 1e9, 3)} GFLOPs and {_bytes(table.activation_bytes)} of activations"
+    show(f"\n{table.parameters:,} parameters{note}, {costs} for an image of {image}", style="bold")
 
 
 def _explain(layers: Sequence[Layer]) -> None:

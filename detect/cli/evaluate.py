@@ -13,6 +13,7 @@ from detect.cli import options
 from detect.cli.output import note, print_answer, reading_bar, save
 from detect.errors import ConfigError
 from detect.files import is_folder
+from detect.wording import plural
 
 if TYPE_CHECKING:
     from detect.cli.detectors import ResultMarks
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from detect.training.checkpoints import TrainedDetector
 
 Task = Literal["boxes", "landmarks"]
+MISSING_SHARE, BEYOND_SHARE = 0.1, 0.5  # of images without a result, and of boxes beyond their image, that are told
 READ_AS = ("bbox", "exif", "ignore_category")  # options of how files are read
 
 
@@ -184,8 +186,27 @@ def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, **ho
     results = detect.read_results(path, dataset)
     if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
         task, dataset = "landmarks", files.read(**of_points)
+    if not results.invalid:  # which is told, and more likely the cause
+        _note_odd(results, dataset)
     landmarks = options.note_angles(detect.coco_keypoints(dataset, **how)) if task == "landmarks" else None
     return ResultMarks(dataset, results, 0.0, landmarks, how["pixel_origin"] if landmarks else "center")
+
+
+def _note_odd(results: detect.CocoResults, dataset: detect.CocoDataset) -> None:
+    """Name what usually is a mistake in a file of results, though each entry can be read."""
+    import numpy as np
+
+    labelled = np.unique(dataset.annotations.image_rows)
+    missing = len(np.setdiff1d(labelled, results.image_rows))
+    if missing > MISSING_SHARE * len(labelled):
+        note(f"warning: {missing:,} of {plural(len(labelled), 'image')} with annotations have no result")
+    ends = results.boxes_xywh[:, :2] + results.boxes_xywh[:, 2:]
+    beyond = int((ends > dataset.images.wh[results.image_rows] + 1).any(axis=1).sum())
+    if beyond > BEYOND_SHARE * len(ends):
+        note(
+            f"warning: {beyond:,} of {plural(len(ends), 'box')} end beyond their image: results hold x, y, width, height, "
+            "not corners"
+        )
 
 
 def _own_validation(trained: TrainedDetector, *, strict: bool) -> detect.CocoDataset:

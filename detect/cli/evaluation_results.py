@@ -31,7 +31,7 @@ from detect.report.oracle_page import oracle_cells
 from detect.report.pictures import contact_sheet, detection_picture
 from detect.report.plots import Panel
 from detect.text_formats import csv_text
-from detect.wording import listed, plural
+from detect.wording import by_nouns, listed, plural
 
 Evaluation = BoxEvaluation | LandmarkEvaluation
 
@@ -59,7 +59,9 @@ MAX_PRINTED = 10  # names of a confusion matrix; a wider one is on the page
 OKS_CAPTION = (
     "COCO's average precision and recall by object keypoint similarity, by pycocotools: of an image, 20 results count."
 )
-SHEET_CAPTION = "Truth thin and white; results with a score of at least {:.3g} in the colour of their class."
+SHEET_CAPTION = (
+    "Truth thin, white with dark edges; results with a score of at least {:.3g} in the colour of their class."
+)
 
 
 def evaluate_results(
@@ -264,7 +266,7 @@ def _counts(evaluation: Evaluation) -> dict[str, int]:
     counts = {"image": len(dataset.images), "category": len(dataset.categories), "instance": len(dataset.instances)}
     counts |= {"crowd region": len(dataset.crowd), "result": evaluation.num_results}
     counts["invalid result"] = len(evaluation.invalid)
-    named = {plural(count, noun).split(" ", 1)[1]: count for noun, count in counts.items()}
+    named = by_nouns(counts)
     return named if isinstance(evaluation, BoxEvaluation) else named | {"in ignored regions": evaluation.num_ignored}
 
 

@@ -322,16 +322,22 @@ def _files(title: str, view: _View, found: Found, judged: list[JudgedMap], conte
     stream = io.BytesIO()
     arrays: dict[str, Any] = {each.name: each.heatmap for each in judged}
     np.savez_compressed(stream, **arrays)
-    answer = f"explained: {content['of']}, {content['answer']:.4g}"
+    answer = f"explained: {_in_words(content)}"
     page, png = attribution_page(title, view.picture, found.box, judged, image_name=str(view.path), notes=[answer])
     text = json_text(content, indent=2)
     return {"explain.png": png, "maps.npz": stream.getvalue(), "explain.json": text, "report.html": page}
 
 
+def _in_words(content: dict[str, Any]) -> str:
+    """The explained number with its name and unit."""
+    names = {"class": "class logit {}", "peak": "peak logit {}", "iou": "IoU {}"}
+    return names.get(content["of"], f"{content['of']} side {{}} px").format(f"{content['answer']:.4g}")
+
+
 def _print(title: str, content: dict[str, Any], judged: list[JudgedMap]) -> None:
     from detect.report.attribution_page import COLUMN_TITLES
 
-    show(f"{title}; {content['of']} {content['answer']:.4g}")
+    show(f"{title}; {_in_words(content)}")
     show_table(COLUMN_TITLES, [[*each.row[:-1], str(len(each.judgement.doubts))] for each in judged])
     if len(judged) == 1:
         show("\n".join(judged[0].judgement.doubts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +50,7 @@ def is_run(word: str) -> bool:
 
 
 def read_model(word: str, **options: Any) -> InspectedModel:
-    """The model of a word, also of a training run, which has its own weights.
+    """The model of a word, also of a training run, which has its own weights and resize rule.
 
     Options are those of :func:`detect.inspection.models.build_model`.
     """
@@ -65,4 +65,5 @@ def read_model(word: str, **options: Any) -> InspectedModel:
         raise ConfigError(f"model {word!r}: a training run has its own weights; leave out --weights and --pretrained")
     from detect.training.checkpoints import load_detector
 
-    return model_of(word, load_detector(word).model)
+    trained = load_detector(word)
+    return replace(model_of(word, trained.model), resize=trained.resize)

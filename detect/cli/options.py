@@ -15,6 +15,8 @@ import typer
 
 import detect
 from detect.cli.output import findings_of, note, reading_bar
+from detect.errors import ConfigError
+from detect.files import is_folder
 
 if TYPE_CHECKING:
     from detect.anchors.anchor_set import AnchorSet
@@ -60,7 +62,7 @@ Resize = Annotated[
     typer.Option(
         help="The detector's resize rule: none, stretch:WxH, letterbox:S or letterbox:WxH (YOLO), shortest:S:MAX "
         "(torchvision; add :detectron2 or :mmdet for their rounding), tiles:S:OVERLAP (pixels, or a share: 0.2). "
-        "Anchors are fitted and scored in pixels after it. Default: the rule that given anchors were made for, or none."
+        "Default: that of a training run, or that given anchors were made for, or none."
     ),
 ]
 BoxForm = Annotated[
@@ -210,6 +212,8 @@ class DatasetFiles:
     ignore_category: IgnoreCategory = None
 
     def __post_init__(self) -> None:
+        if self.images is not None and not is_folder(self.images):
+            raise ConfigError(f"{self.images}: not a folder of images")
         note_fetched(self.files or ())
 
     @property

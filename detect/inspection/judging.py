@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 
-from detect.inspection.random_weights import random_weights, rank_correlation, similarity
+from detect.inspection.random_weights import random_weights, rank_correlation
 from detect.inspection.removal import RemovalCurves, removal_curves
 from detect.inspection.targets import Scalar
 
@@ -35,7 +35,6 @@ class Judgement:
         random_deletion: the deletion area of a random order, the level of chance; ``random_insertion`` likewise.
         sanity_correlation: Spearman's correlation of the absolute map with that of random weights, in the box and around it
             (:func:`window_around`): near 0 is right.
-        sanity_ssim: their structural similarity there.
         seconds: that one attribution takes.
     """
 
@@ -46,7 +45,6 @@ class Judgement:
     random_deletion: float
     random_insertion: float
     sanity_correlation: float
-    sanity_ssim: float
     seconds: float
 
     @property
@@ -109,7 +107,6 @@ def judge(
         seconds = time.perf_counter() - started
     image_hw = (heatmap.shape[0], heatmap.shape[1])
     window = window_around(box, image_hw)  # over a whole image maps agree wherever it is empty or out of reach
-    compared = heatmap[window], again[window]
     return Judgement(
         energy_inside=energy_inside(heatmap, box),
         box_share=float(box_cover(box, image_hw).mean()),
@@ -117,8 +114,7 @@ def judge(
         insertion=curves.insertion_area,
         random_deletion=by_chance.deletion_area,
         random_insertion=by_chance.insertion_area,
-        sanity_correlation=rank_correlation(*compared),
-        sanity_ssim=similarity(*compared),
+        sanity_correlation=rank_correlation(heatmap[window], again[window]),
         seconds=seconds,
     )
 

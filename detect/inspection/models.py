@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detect.anchors.anchor_set import level_name
+from detect.data.resize import ResizeRule, parse_resize
 from detect.detectors.backbones import NETWORKS, OF_MANY
 from detect.detectors.external_backbones import reported_build
 from detect.detectors.landmarks import LandmarkDetector
@@ -140,6 +141,7 @@ class InspectedModel:
     source: nn.Module
     taps: tuple[Tap, ...]
     run: Run | None = None  # calls the model without what comes after its maps, such as suppression
+    resize: ResizeRule = field(default_factory=lambda: parse_resize("none"))  # of the images of a training run
 
     @cached_property
     def maps(self) -> NamedMaps:

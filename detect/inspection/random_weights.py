@@ -12,14 +12,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
-from numpy import ndarray
-from scipy.ndimage import uniform_filter
+from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Generator, Tensor, nn
-
-SSIM_PX = 7  # side of the windows that are compared, and two constants against division by zero:
-SSIM_K1, SSIM_K2 = 0.01, 0.03  # Wang et al. 2004, "Image Quality Assessment", section III B
 
 
 @contextmanager
@@ -58,36 +53,12 @@ def rank_correlation(first: Float[Tensor, "h w"], second: Float[Tensor, "_ _"]) 
     >>> rank_correlation(torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([[0.1, 0.2, -9.0]]))
     1.0
     """
-    maps = _absolute(first, second)
-    if maps is None:
-        return math.nan
-    return round(float(spearmanr(*map(np.ravel, maps)).statistic), 12)
-
-
-def similarity(first: Float[Tensor, "h w"], second: Float[Tensor, "_ _"]) -> float:
-    """Structural similarity of the absolute values of two maps, each divided by its maximum; NaN as for the correlation.
-
-    The mean over all windows of 7 x 7 pixels; maps are mirrored at their edges.
-    """
-    maps = _absolute(first, second)
-    if maps is None:
-        return math.nan
-    x, y = (each / each.max() for each in maps)
-    mean_x, mean_y = uniform_filter(x, SSIM_PX), uniform_filter(y, SSIM_PX)
-    var_x = uniform_filter(x * x, SSIM_PX) - mean_x**2
-    var_y = uniform_filter(y * y, SSIM_PX) - mean_y**2
-    covariance = uniform_filter(x * y, SSIM_PX) - mean_x * mean_y
-    level = (2 * mean_x * mean_y + SSIM_K1**2) / (mean_x**2 + mean_y**2 + SSIM_K1**2)
-    return float((level * (2 * covariance + SSIM_K2**2) / (var_x + var_y + SSIM_K2**2)).mean())
-
-
-def _absolute(first: Tensor, second: Tensor) -> list[Float64[ndarray, "h w"]] | None:
-    """Both maps without signs; None if one is constant or not finite."""
     if first.shape != second.shape:
         raise ValueError(f"the maps have different shapes: {tuple(first.shape)} and {tuple(second.shape)}")
     maps = [each.detach().cpu().double().abs().numpy() for each in (first, second)]
-    sound = all(np.isfinite(each).all() and each.max() > each.min() for each in maps)
-    return maps if sound else None
+    if not all(np.isfinite(each).all() and each.max() > each.min() for each in maps):
+        return math.nan
+    return round(float(spearmanr(*map(np.ravel, maps)).statistic), 12)
 
 
 def _redrawn(parameter: Tensor, random: Generator) -> Tensor:

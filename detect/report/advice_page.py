@@ -20,7 +20,7 @@ from detect.report.object_pictures import object_pictures, pictures_block
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, MUTED, Key, Panel, label, panel, set_color
 from detect.report.tables import escape, notes_list, prose, table
-from detect.wording import plural
+from detect.wording import by_nouns, plural
 
 MAX_LISTED, MAX_SHOWN = 100, 12
 SHARE_AXIS = {"title": "lost, % of objects", "rangemode": "tozero"}
@@ -49,8 +49,8 @@ def detector_part(
     With ``instances``, lost objects are drawn over their images in the folder ``images``. ``seen`` are the objects beside
     the levels of a model.
     """
-    losing = [curve for curve in advice.curves if any(option.num_lost for option in curve.options)]
-    curves = [_curve_panel(f"curve-{number}-{place}", curve, advice.image_ms) for place, curve in enumerate(losing)]
+    telling = [curve for curve in advice.curves if any(each.num_lost or each.num_small for each in curve.options)]
+    curves = [_curve_panel(f"curve-{number}-{place}", curve, advice.image_ms) for place, curve in enumerate(telling)]
     parts: tuple[str | Sequence[Panel], ...] = (
         _losses(advice),
         curves,
@@ -72,8 +72,8 @@ class DatasetPart:
 
 def dataset_part(advice: Advice) -> DatasetPart:
     """Return the counts of the dataset, and what its labels show."""
-    has_signs = advice.signs or (advice.drift and advice.drift.in_words())
-    return DatasetPart(tuple(advice.counts.files), _counts(advice), _labels(advice) if has_signs else "")
+    labels = _labels(advice) if advice.signs or advice.drift else ""
+    return DatasetPart(tuple(advice.counts.files), _counts(advice), labels)
 
 
 def advice_page(dataset: DatasetPart, parts: Sequence[DetectorPart]) -> str:
@@ -88,7 +88,7 @@ def advice_page(dataset: DatasetPart, parts: Sequence[DetectorPart]) -> str:
 
 def _counts(advice: Advice) -> str:
     counts, categories = advice.counts, len(advice.counts.category_ids)
-    return tiles({"objects": counts.num_boxes, "images": counts.num_images, "categories": categories})
+    return tiles(by_nouns({"object": counts.num_boxes, "image": counts.num_images, "category": categories}))
 
 
 def _verdict(advice: Advice, notes: Sequence[str]) -> str:
@@ -117,7 +117,7 @@ def _settings(advice: Advice) -> str:
         lost = f"{curve.now.num_lost:,} of {curve.num_objects:,}"
         rows.append([curve.setting, curve.now.text, lost, change_in_words(curve, advice.image_ms)])
     caption = "What the detector's framework calls each setting, what it loses now, and what is worth changing."
-    return block("Settings", prose(caption), table(("setting", "now", "loses", "advice"), rows, align="lrrl"))
+    return block("Settings", prose(caption), table(("setting", "now", "loses", "advice"), rows, align="llrl"))
 
 
 def _curve_panel(name: str, curve: Curve, image_ms: float | None) -> Panel:
@@ -211,7 +211,7 @@ def _labels(advice: Advice) -> str:
     for sign in advice.signs:
         named = sign.categories or [f"{each}" for each in (*sign.image_ids, *sign.ids)]
         rows.append([sign.words, ", ".join(named[:MAX_SHOWN]) + (" ..." if len(named) > MAX_SHOWN else "")])
-    rows += [[words, ""] for words in (advice.drift.in_words() if advice.drift else ())]
+    rows += [[words, ""] for words in (advice.drift.summary() if advice.drift else ())]
     caption = "Signs of faults, and of differences between training and validation. advice.json has the ids."
     return block(
         "What the labels show", caption, table(("sign", "annotations, images or categories"), rows, align="ll")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +21,7 @@ from detect.report.object_pictures import MAX_TRIED, ObjectPictures, object_pict
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import Panel, level_colors
 from detect.report.tables import escape, notes_list
-
-if TYPE_CHECKING:
-    from detect.anchors.levels import LevelReport  # imports torch, which takes seconds and which most pages do not need
+from detect.wording import by_nouns
 
 INVALID = "Entries that cannot be used. No number on this page includes them."
 SUSPICIOUS = "Entries that are used although they look wrong."
@@ -41,11 +38,9 @@ def anchor_page(
     curve: KCurve | None,
     *,
     title: str,
-    notes: Sequence[str] = (),
     images: str | Path | None = None,
     stability: Stability | None = None,
     generalisation: Generalisation | None = None,
-    levels: LevelReport | None = None,
     detectors: Sequence[DetectorScore] = (),
 ) -> str:
     """Return the page as the text of one HTML file.
@@ -53,10 +48,9 @@ def anchor_page(
     Args:
         scores: metrics of the fitted set, then of the sets it is compared with.
         curve: average IoU by number of shapes.
-        title, notes: plain text; notes are lines under the title.
+        title: plain text.
         images: folder of the images, to show the instances with the lowest IoU over them.
         stability, generalisation: of the first set.
-        levels: shown instead of the first set's own levels.
         detectors: scores under the rule of the detector that the first set is for, of this set and of others.
 
     Raises:
@@ -65,13 +59,11 @@ def anchor_page(
     if not scores:
         raise ValueError("need metrics of at least one anchor set, got none")
     first, dataset = scores[0], scores[0].instances.dataset
-    level_score = levels.score if levels else first
-    colors = level_colors([level_score, *scores])
-    counts = {"images": len(dataset.images), "instances": len(first.instances), "categories": len(dataset.categories)}
-    findings = {name: len(getattr(dataset, name)) for name in ("invalid", "suspicious")}
-    counts |= {"crowd regions": len(dataset.crowd), **findings}
-    caption, advice = (level_caption(levels.threshold), notes_list(levels.advice)) if levels else (level_caption(), "")
-    level_words = caption, level_table(level_score, colors, levels) + advice
+    colors = level_colors(scores)
+    counts = {"image": len(dataset.images), "instance": len(first.instances), "category": len(dataset.categories)}
+    counts = by_nouns({**counts, "crowd region": len(dataset.crowd)})
+    counts |= {name: len(getattr(dataset, name)) for name in ("invalid", "suspicious")}
+    levels = block("Levels", level_caption(), level_table(first, colors))
     rules = {score.anchors.resize for score in scores} - {""}
     headline = HEADLINE if rules == {str(first.instances.rule)} else HEADLINE + OTHER_RULE
     bounds = notes_list(tables.bounds_in_words(first))
@@ -94,14 +86,14 @@ def anchor_page(
         "detector": ("The detector", detector_section(detectors)),
         "shapes": ("Shapes", [shapes, by_level]),
         "metrics": ("IoU and recall", [metrics]),
-        "levels": ("Levels", [block("Levels", *level_words), [grid_iou_by_level(level_score, colors, 12)]]),
+        "levels": ("Levels", [levels, [grid_iou_by_level(first, colors, 12)]]),
         "stability": ("Stability", stable),
         "worst": ("Lowest IoU", [worst_block(first, images) if images else "", worst]),
         "dataset": ("Dataset", [dataset_panels(first)]),
         "findings": ("Findings", ["\n".join(f'<div class="block">{content}</div>' for content in entries)]),
     }
     rule = f"Resize rule <code>{escape(str(first.instances.rule))}</code>"
-    return page(title, rule, sections, read_from=dataset.files, notes=notes)
+    return page(title, rule, sections, read_from=dataset.files)
 
 
 def worst_pictures(score: AnchorMetrics, folder: str | Path) -> ObjectPictures:

@@ -16,6 +16,7 @@ from detect.report.feature_pictures import colored, common_scale, titled
 from detect.report.page import block, page, picture_block
 from detect.report.pictures import contact_sheet, png_bytes, resized, stretch_contrast
 from detect.report.tables import Html, decimal, escape, prose, table
+from detect.wording import significant
 
 TILE_PX = 256  # longer side of a map, enlarged by a whole factor if it is smaller
 COLUMNS = 4
@@ -60,7 +61,7 @@ class JudgedMap:
         own = self.judgement
         inside = "-" if math.isnan(own.energy_inside) else f"{own.energy_inside:.0%}"
         numbers = (own.deletion, own.random_deletion, own.insertion, own.random_insertion, own.sanity_correlation)
-        return [self.name, inside, *map(decimal, numbers), f"{own.seconds:.2g}", " ".join(own.doubts) or "none"]
+        return [self.name, inside, *map(decimal, numbers), significant(own.seconds, 2), " ".join(own.doubts) or "none"]
 
 
 def attribution_sheet(
@@ -100,7 +101,7 @@ def attribution_page(
     sections = {
         "maps": ("Maps", [picture_block(CAPTION.format(share=share), png)]),
         "judgement": ("Judgement", [block("Are the maps to be trusted?", prose(judged), numbers)]),
-        "methods": ("Methods", [block("Methods", "", about)]),
+        "methods": ("Methods", [block("", "", about)]),
     }
     return page(title, "", sections, read_from=[image_name], notes=notes), png
 

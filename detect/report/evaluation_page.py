@@ -155,9 +155,9 @@ def _thinned(count: int) -> Int64[ndarray, " n"]:
 def _confusion_table(confusion: ConfusionMatrix) -> str:
     """The matrix, its cells shaded by their share of the true objects, or in the last row of the predictions."""
     caption = (
-        f"Rows are true, columns predicted categories: pairs {confusion.at}, whatever their categories, of results of a "
-        f"score of at least {confusion.threshold:.3g}. The last column counts missed objects, the last row results without "
-        "an object."
+        "Rows are true, columns predicted categories. Objects are paired with results of a score of at least "
+        f"{confusion.threshold:.3g} ({confusion.at}), whatever their categories. The last column counts missed objects, the "
+        "last row results without an object."
     )
     rows: list[list[str | Html]] = [
         [name, *(shaded(f"{count:,}" if count else "", count / max(sum(counts), 1)) for count in counts)]

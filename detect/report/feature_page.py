@@ -110,18 +110,17 @@ def feature_page(
     differences: Sequence[LevelDifference],
     *,
     image_name: str,
-    notes: Sequence[str] = (),
 ) -> str:
     """Return the page: a table of the maps, then the pictures by level."""
     names = " and ".join(escape(view.name) for view in views)
     caption = DIFFERENCE_CAPTION if len(views) > 1 else "constant: channels with one value in all cells of this image."
     content = table(feature_columns(views), feature_rows(views, differences), align="lr")
-    sections: dict[str, tuple[str, Sequence[str]]] = {"maps": ("Maps", [block("Maps", caption, content)])}
+    sections: dict[str, tuple[str, Sequence[str]]] = {"maps": ("Maps", [block("", caption, content)])}
     for number, name in enumerate(dict.fromkeys(each.section for each in pictures)):
         own = [picture_block(each.caption, each.png) for each in pictures if each.section == name]
         sections[f"section-{number}"] = (escape(name), own)
     title = "What the networks compute" if len(views) > 1 else "What the network computes"
-    return page(title, names, sections, read_from=[image_name], notes=notes)
+    return page(title, names, sections, read_from=[image_name])
 
 
 def _filters(views: Sequence[NetworkView], place: int, own_scales: bool) -> FeaturePicture:

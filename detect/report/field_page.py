@@ -23,6 +23,7 @@ from detect.inspection.receptive_field import MapField
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, LEVEL_COLORS, PLAIN, Key, Panel, label, panel, pixels_axis
 from detect.report.tables import escape, notes_list, table
+from detect.wording import by_nouns
 
 BARS_PER_OCTAVE = 4
 LEVELS_CAPTION = """A unit's field is the part of the image that it can depend on, whatever the weights; where a unit also
@@ -40,12 +41,13 @@ def field_page(profile: ModelProfile, objects: ObjectProfile | None) -> str:
     """Return the page of a model, and of the objects of a dataset if there is one."""
     about = escape(f"What the maps of {profile.name} can see, and what they do see with the present weights.")
     levels = table(LEVEL_TITLES, [level_cells(profile, field) for field in profile.levels])
-    summary = [block("Levels", LEVELS_CAPTION, levels)]
+    summary = [block("", LEVELS_CAPTION, levels)]
     growth = [[growth_panel(profile.layers)]] if profile.layers else []
     sections: Sections = {"levels": ("Levels", summary), "layers": ("Over the layers", growth)}
     lines, read_from = notes_on(profile), tuple[str, ...]()
     if objects is not None:
-        counts = {"objects": len(objects.instances), "suit no level": int(objects.unsuited.sum())}
+        none = int(objects.unsuited.sum())
+        counts = by_nouns({"object": len(objects.instances)}) | {f"{'suits' if none == 1 else 'suit'} no level": none}
         sections = {
             "objects": ("Objects and levels", [tiles(counts), *objects_parts(objects, "objects-by-level")]),
             **sections,
@@ -100,8 +102,8 @@ def objects_panel(objects: ObjectProfile, name: str) -> Panel:
     high = max(float(edges[-1]), *(max(level.field.size) for level in objects.levels))
     layout: dict[str, Any] = {
         "xaxis": pixels_axis("longer side, px", low, high),
-        "yaxis": {"title": "objects", "domain": [0.45, 1], "rangemode": "tozero"},
-        "yaxis2": {"domain": [0, 0.38], "type": "category", "autorange": "reversed", "automargin": True},
+        "yaxis": {"title": "objects", "domain": [0.46, 1], "rangemode": "tozero"},
+        "yaxis2": {"domain": [0, 0.32], "type": "category", "autorange": "reversed", "automargin": True},
         "bargap": 0,
         "height": 430 + 14 * len(objects.levels),
     }

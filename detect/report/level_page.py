@@ -14,6 +14,7 @@ from detect.anchors.metrics import COVERED, AnchorMetrics
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import INK, MISSED, PLAIN, SET_COLORS, Panel, label, level_colors, level_keys, panel
 from detect.report.tables import Html, decimal, escape, notes_list, percent, swatch, table
+from detect.wording import by_nouns
 
 if TYPE_CHECKING:
     from detect.anchors.levels import KeptLevels, LevelReport  # imports torch, which takes seconds
@@ -124,26 +125,26 @@ def _savings(subsets: Sequence[KeptLevels], num_instances: int) -> Any:
     return go.Scatter(x=saved, y=lost, text=names, cliponaxis=False)
 
 
-def level_page(report: LevelReport, *, title: str, notes: Sequence[str] = ()) -> str:
+def level_page(report: LevelReport, *, title: str) -> str:
     """Return the page on what each level contributes and costs, on dropping levels, and on an extra level."""
     score = report.score
     colors, dataset = level_colors([score]), score.instances.dataset
     panels = [grid_iou_by_level(score, colors, HALF_WIDTH), savings_panel(report)]
     about = f"Anchors “{escape(score.anchors.name)}” · resize rule <code>{escape(str(score.instances.rule))}</code>"
     levels = block("Levels", level_caption(report.threshold), level_table(score, colors, report))
-    counts = {"images": len(dataset.images), "instances": len(score.instances), "levels": len(report.levels)}
-    counts |= {"shapes": score.anchors.num_anchors, "levels to keep": len(report.suggested.levels)}
-    counts["instances lost"] = len(report.suggested.lost)
+    counts = {"image": len(dataset.images), "instance": len(score.instances), "level": len(report.levels)}
+    counts |= {"shape": score.anchors.num_anchors, "lost instance": len(report.suggested.lost)}
+    shown = by_nouns(counts) | {"levels to keep": len(report.suggested.levels)}
     each = [report.keep(range(len(report.levels))), *report.without_each]
     without, best = kept_table(each, report.suggested), kept_table(report.pareto_front, report.suggested)
     share = f"{len(report.pareto_front)} of {2 ** len(report.levels) - 1:,}"
     front = block(f"Pareto front of subsets <b>{share}</b>", SUBSETS, best)
     sections: Sections = {
-        "summary": ("Summary", [tiles(counts), block("Advice", ADVICE, notes_list(report.advice))]),
+        "summary": ("Summary", [tiles(shown), block("Advice", ADVICE, notes_list(report.advice))]),
         "levels": ("Levels", [levels, _extra_level(report)]),
         "dropping": ("Dropping levels", [panels, block("Without one level", WITHOUT, without), front]),
     }
-    return page(title, about, sections, read_from=dataset.files, notes=notes)
+    return page(title, about, sections, read_from=dataset.files)
 
 
 def _extra_level(report: LevelReport) -> str:

@@ -14,6 +14,7 @@ from detect.keypoints.keypoints import UNLABELLED
 from detect.report.page import Sections, block, page, tiles
 from detect.report.plots import LEVEL_COLORS, PLAIN, Key, Panel, panel, pixels_axis
 from detect.report.tables import Html, table
+from detect.wording import by_nouns
 
 CAPTION = f"""Heatmap targets are drawn for the dataset and read back as a perfect network's output would be read.
 Merged points lie inside their image but have no peak of their own. The bold row is the coarsest stride with an F1 of at
@@ -34,9 +35,9 @@ def oracle_page(oracles: Sequence[OracleScores], truth: CocoKeypoints, *, title:
     radius = oracles[0].scores.radius
     about = f"Radius {radius:g} px · pixel origin <code>{truth.pixel_origin}</code>"
     dataset, labelled = truth.dataset, truth.landmarks.visibility != UNLABELLED
-    counts = {"images": len(dataset.images), "points": int(np.count_nonzero(labelled))}
-    counts |= {"keypoint types": truth.landmarks.num_types, "ignored regions": sum(map(len, truth.ignored))}
-    counts |= {"invalid": len(dataset.invalid), "suspicious": len(dataset.suspicious)}
+    counts = {"image": len(dataset.images), "point": int(np.count_nonzero(labelled))}
+    counts |= {"keypoint type": truth.landmarks.num_types, "ignored region": sum(map(len, truth.ignored))}
+    counts = by_nouns(counts) | {"invalid": len(dataset.invalid), "suspicious": len(dataset.suspicious)}
     found = f"A point counts as found if a peak lies within {radius:g} px."
     error = "Mean distance between found points and their peaks."
     merged = "Points without a peak of their own."

@@ -51,7 +51,7 @@ def page(title: str, about: str, sections: Sections, *, read_from: Sequence[str]
     links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in shown.items())
     texts, panels = [], []
     for name, (heading, parts) in shown.items():
-        text = "".join(part if isinstance(part, str) else grid(part) for part in parts)
+        text = "".join(part if isinstance(part, str) else grid(part) for part in parts if part)
         texts.append(f'<section id="{name}">\n<h2>{heading}</h2>\n{text}\n</section>')
         panels += [panel for part in parts if not isinstance(part, str) for panel in part]
     figures = ",\n".join(f'"{panel.name}": {panel.figure.to_json()}' for panel in panels).replace("<", "\\u003c")
@@ -100,8 +100,9 @@ def tiles(counts: Mapping[str, int]) -> str:
 
 
 def block(title: str, caption: str, content: str) -> str:
-    """Return a table with its title and a caption on how to read it; all three arguments are safe markup."""
-    return f'<div class="block"><h3>{title}</h3><p class="caption">{caption}</p>{content}</div>'
+    """Return a table with its title, if any, and a caption on how to read it; all three arguments are safe markup."""
+    head = f"<h3>{title}</h3>" if title else ""
+    return f'<div class="block">{head}<p class="caption">{caption}</p>{content}</div>'
 
 
 def picture_block(caption: str, png: bytes) -> str:

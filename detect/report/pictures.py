@@ -170,8 +170,9 @@ def score_text(name: str, score: float) -> str:
 def _draw_truth(draw: ImageDraw.ImageDraw, truth: Marks, factor: float) -> None:
     """Boxes and crosses, white with a dark edge, visible on any background."""
     for color, width in ((SHADOW_COLOR, 3), (TRUTH_COLOR, 1)):
-        for box in _corners(truth, factor):
-            draw.rectangle(box, outline=color, width=width)
+        edge = width // 2  # lines are drawn inwards from the corners
+        for x0, y0, x1, y1 in _corners(truth, factor):
+            draw.rectangle((x0 - edge, y0 - edge, x1 + edge, y1 + edge), outline=color, width=width)
         _draw_crosses(draw, truth.points * factor, CROSS_PX + (width > 1), fill=color, width=width)
         for line in _direction_lines(truth, factor):
             draw.line(line, fill=color, width=width)

@@ -52,7 +52,7 @@ from detect.training.inputs import data_checksum, epoch_batches, read_inputs
 from detect.training.logs import EPOCHS, STEPS, VALIDATION, ImageRate, RunLog
 from detect.training.processes import check_alike, end_together
 from detect.training.step import Build, Stepper, rate_factor
-from detect.wording import listed, plural
+from detect.wording import listed, plural, significant
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -283,7 +283,7 @@ class _Run:
             self.tables.write(STEPS, step, {"epoch": epoch, "learning_rate": rate, **losses})
         if self.on_progress:
             where = f"epoch {epoch}/{self.config.optimisation.epochs}, step {step}/{self.num_steps}"
-            what = f"{where}, loss {losses['loss']:.3f}, {images_per_s:.3g} images/s"
+            what = f"{where}, loss {losses['loss']:.3f}, {significant(images_per_s, 3)} images/s"
             self.on_progress(what, step, self.num_steps)
 
     def diagnose_if_flat(self, batch: Batch, rate: float) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 import pytest
 from builders import dataset_of
@@ -65,14 +63,6 @@ def test_large_images_are_advised_on_tiles():
     assert advice.sums.tiles.tiling.is_enough
     assert advice.sums.tiles.per_image == advice.sums.tiles.num_tiles == 25
     assert advice.sums.tiles.cost == 25.0
-
-
-def test_objects_that_are_too_large_have_the_iou_that_is_left():
-    detector = msgspec.structs.replace(load_detector("yolo11"), reg_max=8)  # 7 strides of 32 px: 448 of 640 px
-    advice = advise(dataset_of([[0, 0, 640, 640], [9, 9, 20, 20]]), detector)
-    # from the best centre, at 304 px, 224 px to every side
-    assert advice.sums.too_large_iou.value == pytest.approx((448 / 640) ** 2)
-    assert math.isnan(advise(dataset_of([[9, 9, 20, 20]]), detector).sums.too_large_iou.value)
 
 
 def test_mosaics_count_for_detectors_with_queries():

@@ -109,7 +109,7 @@ def test_limits_are_raised_to_the_most_crowded_image():
     few, many = [[9.0, 9, 9, 9]] * 3, [[float(number), 0, 9, 9] for number in range(350)]
     detector = load_detector("rf-detr")
     curve = limit_curve("queries", "queries", sums_of(dataset_of(few, many), detector), detector)
-    assert (curve.now.text, curve.now.num_lost) == ("num_queries=300 (published weights do not fit)", 50)
+    assert (curve.now.text, curve.now.num_lost) == ("num_queries=300", 50)
     assert (curve.best.text, curve.best.num_lost) == ("num_queries=400 (published weights do not fit)", 0)
     assert limit_curve("objects", "max_truth", sums_of(dataset_of(few), detector), detector) is None
 

@@ -8,9 +8,8 @@ import math
 import numpy as np
 import pytest
 from builders import instances_of
-from numpy.testing import assert_allclose
 
-from detect.advice.distances import attainable_iou, needed_reach
+from detect.advice.distances import needed_reach
 from detect.anchors.instances import ResizedInstances
 
 WH = (100, 70)  # of stride 32: 4 by 3 cells, of which the last ones end beyond the image
@@ -51,30 +50,3 @@ def test_a_whole_number_of_strides_is_enough_for_itself():
     # 56 is the centre of a cell, and 48 from both ends of 8 to 104: 3 strides of 16
     instances = instances_of([[8, 8, 96, 96], [8, 8, 96 + 1e-9, 96], [8, 8, 96.5, 96]], image_wh=(112, 112))
     assert needed_reach(instances, 16).tolist() == [3, 3, 4]
-
-
-def best_by_search(box: np.ndarray, reach: int) -> float:
-    """The best IoU over all cells and over distances of every quarter of a stride, and those of the box itself."""
-    best = 0.0
-    shape = (box[2:] - box[:2]) / STRIDE
-    for left, up, right, down in sides_from_cells(box):
-        tried = [{*np.arange(0, reach + 0.1, 0.25), float(np.clip(side, 0, reach))} for side in (left, up, right, down)]
-        for before_x, before_y, after_x, after_y in itertools.product(*tried):
-            width = min(before_x, left) + min(after_x, right)
-            height = min(before_y, up) + min(after_y, down)
-            union = shape.prod() + (before_x + after_x) * (before_y + after_y) - max(width, 0) * max(height, 0)
-            best = max(best, max(width, 0) * max(height, 0) / union)
-    return best
-
-
-def test_no_prediction_of_a_level_is_better_than_the_attainable_iou_and_one_is_as_good():
-    instances = random_instances(4, least=float(STRIDE))
-    found = attainable_iou(instances, STRIDE, 1)
-    assert (found < 0.8).any()
-    assert (found[:12] < 1).any()
-    assert_allclose(found[:12], [best_by_search(box, 1) for box in instances.boxes[:12]])
-
-
-def test_a_cell_beside_the_middle_reaches_less_than_twice_the_reach():
-    # centres at 16, 48, 80: from 48, a reach of 32 covers 16 to 80; of 8 to 72 that leaves 8, although 64 = 2 * 32
-    assert_allclose(attainable_iou(instances_of([[8, 0, 64, 32]], image_wh=(96, 32)), STRIDE, 1), [56 / 64])

@@ -61,6 +61,7 @@ def test_values_by_hand():
     each = found.categories
     assert (each.distance, each.category, each.train, each.val) == (0.5, "type 1", 0.5, 1.0)
     assert found.in_words() == ()  # from two images nothing is known about others
+    assert found.summary()[0].startswith("fewer than 10 images with objects")
     assert (found.objects.low, found.objects.high, each.by_chance) == (-np.inf, np.inf, np.inf)
 
 
@@ -176,6 +177,14 @@ def test_shared_images_without_names_have_the_same_id_and_boxes():
     found = drift(train, val)
     assert found.shared_ids == (1,)
     assert found.in_words()[0].startswith("1 validation image has the name and size of a training image (ids 1)")
+
+
+def test_where_nothing_differs_it_says_so():
+    boxes = [[number, 0, 8 + number % 3, 9] for number in range(40)]
+    parts = [instances_of(boxes, image_ids=[first + number for number in range(40)]) for first in (0, 100)]
+    (line,) = drift(*parts).summary()
+    assert line.startswith("validation shares no image with training")
+    assert drift(parts[0], parts[0]).summary() == drift(parts[0], parts[0]).in_words()  # the same images
 
 
 def test_sums_of_shards_are_those_of_the_whole():

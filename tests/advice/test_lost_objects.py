@@ -8,14 +8,12 @@ from collections import Counter
 import msgspec
 import numpy as np
 import pytest
-import torch
-from builders import crowd_of, crowded, instances_of
+from builders import instances_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from detect.advice.lost_objects import (
-    LostObjects,
     beyond_in_mosaics,
     beyond_limit,
     least_px,
@@ -25,10 +23,8 @@ from detect.advice.lost_objects import (
 )
 from detect.advice.overlaps import overlapping_pairs
 from detect.advice.unlearned import unlearned_objects
-from detect.anchors.instances import ResizedInstances
 from detect.catalog.detectors import detectors, load_detector
 from detect.data import read_coco
-from detect.ops.torchvision_import import import_torchvision
 from detect.samples import sample_annotations
 
 
@@ -63,11 +59,6 @@ def test_objects_beyond_the_queries_of_a_mosaic_are_those_of_every_combination(c
     assert_allclose(beyond_in_mosaics(Counter(counts), queries, images), beyond, atol=1e-11)
 
 
-def test_without_mosaics_nothing_is_beyond():
-    assert beyond_in_mosaics({301: 1}, 300, 1) == 0.0
-    assert beyond_in_mosaics({301: 1}, None, 4) == 0.0
-
-
 def test_objects_beyond_the_queries_of_a_mosaic_are_those_of_random_mosaics():
     counts = np.bincount(read_coco(sample_annotations("bccd")).instances.image_rows)
     together = np.random.default_rng(0).choice(counts, (100_000, 4)).sum(axis=1)
@@ -78,39 +69,8 @@ def test_objects_beyond_the_queries_of_a_mosaic_are_those_of_random_mosaics():
 
 
 def test_mosaics_without_queries_or_objects_lose_nothing():
-    assert beyond_in_mosaics({5: 1, 9: 1}, None, 4) == 0
+    assert beyond_in_mosaics({5: 1, 9: 1}, None, 4) == beyond_in_mosaics({301: 1}, 300, 1) == 0
     assert beyond_in_mosaics({0: 3}, 1, 4) == beyond_in_mosaics({}, 1, 4) == 0
-
-
-@given(crowded(), st.sampled_from([0.3, 0.5, 0.7]))
-def test_suppression_keeps_as_many_perfect_detections_in_some_order_and_never_more(rows, threshold):
-    import_torchvision()
-    from torchvision.ops import nms
-
-    boxes = crowd_of(rows[:5]).boxes
-    found = lost_to_nms(overlapping_pairs(boxes, np.zeros(len(boxes), int)), threshold)
-    orders = itertools.permutations(range(len(boxes)))
-    kept = [len(nms(torch.from_numpy(boxes), torch.tensor(order).double(), threshold)) for order in orders]
-    assert max(kept) == len(boxes) - found.num_lost
-    assert set(range(len(boxes))) - set(found.contested.tolist()) <= set(
-        nms(torch.from_numpy(boxes), torch.ones(len(boxes)).double(), threshold).tolist()
-    )
-
-
-def test_suppression_of_a_sample_never_keeps_more_in_random_orders():
-    import_torchvision()
-    from torchvision.ops import batched_nms
-
-    instances = ResizedInstances.of(read_coco(sample_annotations("bccd")), "letterbox:640")
-    own, boxes = instances.dataset.instances, torch.from_numpy(instances.boxes)
-    groups = own.image_rows * 10 + own.category_ids
-    for threshold in (0.3, 0.7):
-        found = lost_to_nms(overlapping_pairs(instances.boxes, groups), threshold)
-        scores = torch.rand(2, len(boxes), dtype=torch.double, generator=torch.Generator().manual_seed(0))
-        kept = [len(batched_nms(boxes, each, torch.from_numpy(groups), threshold)) for each in scores]
-        assert max(kept) <= len(boxes) - found.num_lost
-        assert found.num_lost > 0
-        assert min(kept) > len(boxes) - len(found.contested)
 
 
 def reaches(box: np.ndarray, canvas: int, strides: list[int], reach: int) -> bool:
@@ -161,8 +121,3 @@ def test_of_no_objects_none_are_lost(name):
     ]
     assert [each.num_lost for each in found if each] == [0] * sum(each is not None for each in found)
     assert all(len(each.contested) == 0 for each in found if each)
-
-
-def test_the_objects_of_one_reason_add_up():
-    assert LostObjects.of("dropped", np.array([True, False, True])).num_lost == 2
-    assert LostObjects("suppressed", np.array([4]), 2, np.array([1, 2, 3])).num_lost == 3

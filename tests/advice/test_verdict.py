@@ -1,4 +1,4 @@
-"""The verdict: three lines that say what is lost, what to set and what else to look at."""
+"""The verdict: lines that say what is lost, what to set and what makes small objects larger."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from builders import dataset_of
 from detect.advice.advise import advise
 from detect.advice.verdict import reason_in_words, share_text, verdict
 from detect.catalog.detectors import load_detector
+from detect.data import read_coco
+from detect.samples import sample_annotations
 
 FINE = [[40.0 * number, 40, 30, 30] for number in range(10)]
 
@@ -58,10 +60,15 @@ def test_the_cheaper_of_a_larger_input_and_tiles_is_named():
     assert "show objects 12.8 times larger" in lines[-1]
 
 
-def test_otherwise_cocos_limit_or_the_labels_are_named():
-    many = [[5.0 * number, 0, 40, 40] for number in range(110)]
-    (_, _, line) = verdict(advise(dataset_of(many), "yolov5"))
-    assert line == "COCO's AP counts 100 detections of an image and category: 10 objects cannot count."
+def test_what_helps_small_objects_goes_on_from_the_change_that_is_advised():
+    dataset = read_coco(sample_annotations("nuclei"))
+    for name in ("fcos", "yolo11-8.3"):
+        advice = advise(dataset, name, size=128)
+        _, change, small = verdict(advice)
+        best = advice.curves[0].best
+        offered = next(each for each in advice.curves[0].options if f": {each.text} leaves" in small)
+        assert f"Set {best.text} to lose" in change
+        assert (offered.cost >= best.cost, offered.finer >= best.finer) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,6 @@ def test_notes_tell_what_applies_alone():
     ]
 
 
-def test_an_object_that_cannot_be_reached_has_a_note_on_its_iou(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("base: yolo11\nreg_max: 8\n", "utf-8")
-    advice = advise(dataset_of([[0, 0, 640, 640]]), str(file))
-    assert "the best IoU with which too large objects can be predicted is 0.49 on average" in notes(advice)
-
-
 def test_answers_keep_the_objects_of_each_detector_and_the_labels_of_the_first(capsys):
     answers = Answers(printed=True, with_files=True, images=None)
     dataset = dataset_of([[5, 5, 3, 3], [5, 5, 3, 3.1], [60, 60, 90, 80]])

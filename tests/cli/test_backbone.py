@@ -46,6 +46,15 @@ def test_objects_beside_the_levels_and_a_page(detect, networks, tmp_path):
     assert "Objects beside the levels" in (tmp_path / "page" / "report.html").read_text("utf-8")
 
 
+def test_a_run_sees_objects_after_its_own_resize_rule(detect, trained):
+    run = trained("boxes", data={"resize": "letterbox:160"})
+    answers = [
+        detect("backbone", "profile", run, NUCLEI, "--no-effective", "--json", *more).json
+        for more in ((), ("--resize", "none"))
+    ]
+    assert [answer["objects"]["resize"] for answer in answers] == ["letterbox:160", "none"]
+
+
 def test_a_layer_can_be_profiled_by_name(detect, networks):
     answer = detect("backbone", "profile", f"{networks}:pooled", "--layer", "0", "--json", "--no-effective").json
     assert [(level["name"], level["size"]) for level in answer["levels"]] == [("0", [7, 7])]

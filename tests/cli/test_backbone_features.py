@@ -82,8 +82,3 @@ def test_a_mistake_is_one_line(refused, trained, image, tmp_path, arguments, wor
         "backbone", "features", *(places.get(each, each) for each in arguments), "-o", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_several_images_are_refused(detect, image):
-    run = detect("backbone", "features", "tiny", image, image)
-    assert (run.code, "unexpected extra argument" in run.err) == (2, True)

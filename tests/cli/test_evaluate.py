@@ -77,16 +77,6 @@ def result(image: int, category: int, box: list[float], score: float) -> dict[st
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
 
 
-def test_the_numbers_are_those_of_pycocotools_run_by_hand(detect, truth, results):
-    run = detect("evaluate", truth, "--results", results, "--json")
-    assert run.code == 0
-    wanted = by_hand(truth, results)
-    assert 0 < wanted[0] < 1
-    assert_array_equal(twelve(run.json["overall"]), wanted)
-    assert [each["name"] for each in run.json["by_category"]] == ["nucleus", "[debris]"]
-    assert run.json["by_category"][1]["ap"] is None
-
-
 def test_a_detector_s_numbers_are_pycocotools_on_the_file_it_writes(detect, truth, tmp_path, trained):
     folder = trained("boxes", threshold=0.001)
     run = detect("evaluate", truth, "--run", folder, "--images", IMAGES, "-o", tmp_path / "out", "--json")
@@ -163,6 +153,19 @@ def test_what_is_written(detect, truth, results, tmp_path):
 def test_an_empty_results_file_scores_0(detect, truth, tmp_path):
     run = detect("evaluate", "--results", written(tmp_path / "none.json", []), truth, "--json")
     assert (run.code, run.json["overall"]["ap"], run.json["results"]) == (0, 0, 0)
+
+
+def test_results_of_few_images_and_corners_in_place_of_sizes_are_named(detect, truth, tmp_path):
+    content = json.loads(truth.read_text("utf-8"))
+    perfect = [result(each["image_id"], 4, each["bbox"], 0.5) for each in content["annotations"]]
+    assert "warning" not in detect("evaluate", truth, "--results", written(tmp_path / "good.json", perfect)).err
+    corners = [
+        result(each["image_id"], 4, [*(x := each["bbox"])[:2], x[0] + x[2], x[1] + x[3]], 0.5) for each in perfect
+    ]
+    few = [each for each in corners if each["image_id"] == corners[0]["image_id"]]
+    err = detect("evaluate", truth, "--results", written(tmp_path / "few.json", few)).err
+    assert "warning: 6 of 7 images with annotations have no result" in err
+    assert f"of {len(few)} boxes end beyond their image" in err
 
 
 def test_invalid_results_are_counted_and_listed(detect, truth, tmp_path):

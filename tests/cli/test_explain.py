@@ -41,6 +41,7 @@ def test_maps_pictures_and_numbers_are_those_of_the_detection(detect, tmp_path, 
     with Image.open(out / "explain.png") as picture:
         assert picture.width > 3 * 128  # the image and two maps side by side
     page = (out / "report.html").read_text("utf-8")
+    assert f"explained: {'class' if task == 'boxes' else 'peak'} logit " in page
     assert "saliency" in page
     assert "Bach et al. 2015" in page
 

@@ -82,7 +82,7 @@ def test_centres_of_boxes_are_points_too(detect, tmp_path):
     ("options", "message"),
     [
         (["--validation", "none.json"], "none.json: No such file"),
-        (["--validation", "{val}", "--val-images", "nowhere"], "nowhere/val1.png: No such file"),
+        (["--validation", "{val}", "--val-images", "nowhere"], "nowhere: not a folder of images"),
     ],
 )
 def test_a_mistake_is_one_line(refused, tmp_path, options, message):

@@ -184,7 +184,7 @@ MISTAKES = [
     ("render pred.json -o out", "pred.json: a results file (a list of detections with scores)"),
     ("render bare.json -o out", "bare.json: no annotation has a labelled keypoint"),
     ("render bare.json --from boxes -o out", "bare.json: no valid boxes"),
-    ("render truth.json --images nowhere -o out", "nowhere/1.png: No such file"),
+    ("render truth.json --images nowhere -o out", "nowhere: not a folder of images"),
     ("render truth.json -o text.json", "text.json: cannot be written"),
     ("render truth.json -o text.json --num-pictures 0", "text.json: cannot be written"),
     ("render truth.json --config none.yaml -o out", "none.yaml: No such file"),

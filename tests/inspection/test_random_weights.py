@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 from torch.testing import assert_close
 
-from detect.inspection.random_weights import random_weights, rank_correlation, similarity
+from detect.inspection.random_weights import random_weights, rank_correlation
 
 
 def network():
@@ -76,25 +76,9 @@ def test_rank_correlation_is_scipys_of_absolute_values(seed):
     assert_allclose(rank_correlation(torch.tensor(first), torch.tensor(second)), expected, atol=1e-9)
 
 
-def test_similarity_is_the_mean_over_windows():
-    random = np.random.default_rng(0)
-    first, second = random.random((2, 9, 11))
-    second[2:5] = first[2:5]
-    x, y = (np.pad(each / each.max(), 3, mode="symmetric") for each in (first, second))
-    values = []
-    for row in range(9):
-        for column in range(11):
-            a, b = (each[row : row + 7, column : column + 7] for each in (x, y))
-            covariance = ((a - a.mean()) * (b - b.mean())).mean()
-            level = (2 * a.mean() * b.mean() + 1e-4) / (a.mean() ** 2 + b.mean() ** 2 + 1e-4)
-            values.append(level * (2 * covariance + 9e-4) / (a.var() + b.var() + 9e-4))
-    assert_allclose(similarity(torch.tensor(first), torch.tensor(second)), np.mean(values))
-
-
 @pytest.mark.parametrize("bad", [torch.zeros(4, 4), torch.full((4, 4), -2.0), torch.full((4, 4), torch.nan)])
-def test_constant_and_infinite_maps_have_no_similarity(bad):
+def test_constant_and_infinite_maps_have_no_correlation(bad):
     assert math.isnan(rank_correlation(torch.rand(4, 4), bad))
-    assert math.isnan(similarity(bad, torch.rand(4, 4)))
 
 
 def test_a_shared_weight_is_drawn_and_restored():

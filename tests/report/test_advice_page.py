@@ -46,6 +46,10 @@ def test_the_tables_name_what_is_lost_and_what_to_set():
     assert setting[3] == change_in_words(advice.changes[0])
     assert "a &lt;note&gt;" in page
     assert "rf-detr at stretch:576x576 loses none of 2 objects by its rules and limits." in page
+    assert {"curve-0-0", "curve-1-0"} == page_figures(
+        page
+    ).keys()  # rf-detr loses nothing, but sees small objects badly
+    assert "<b>1</b><span>category</span>" in page
 
 
 def test_names_from_a_file_are_escaped():

@@ -48,7 +48,7 @@ def scores() -> list[AnchorMetrics]:
 
 @pytest.fixture(scope="module")
 def page(scores: list[AnchorMetrics]) -> ParsedPage:
-    return parse_page(anchor_page(scores, CURVE, title="Anchors", notes=["k = 3", "a < b"]))
+    return parse_page(anchor_page(scores, CURVE, title="Anchors"))
 
 
 def test_every_section_and_figure_is_there(page: ParsedPage) -> None:
@@ -83,8 +83,8 @@ def test_counts_are_those_of_the_dataset(page: ParsedPage) -> None:
         assert count in shown, count
 
 
-def test_notes_title_and_rule_are_shown(page: ParsedPage) -> None:
-    assert {"k = 3", "a < b", "Anchors", "none", "(in memory)"} <= set(page.text)
+def test_title_and_rule_are_shown(page: ParsedPage) -> None:
+    assert {"Anchors", "none", "(in memory)"} <= set(page.text)
 
 
 def test_instances_with_the_lowest_iou_come_first_with_their_file(
@@ -119,7 +119,7 @@ def test_findings_are_counted_by_kind_and_listed(page: ParsedPage) -> None:
 def named_page(names: list[str]) -> ParsedPage:
     some = boxes_in_files(GROWING_BOXES, names=names, files=names)
     sets = [anchor_metrics(some, replace(TWO_LEVELS, name=name)) for name in names]
-    page = anchor_page(sets, None, title=names[0], notes=names)
+    page = anchor_page(sets, None, title=names[0])
     page.encode("utf-8")  # no stray surrogate is left
     return parse_page(page)
 

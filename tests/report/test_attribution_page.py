@@ -17,7 +17,7 @@ BOX = (2.0, 1.0, 6.0, 5.0)
 def judged(method: str, inside: float = 0.5) -> JudgedMap:
     heatmap = np.zeros((8, 8), np.float32)
     heatmap[1:5, 2:6] = 1
-    return JudgedMap(method, heatmap, Judgement(inside, 0.25, 0.3, 0.7, 0.5, 0.5, 0.1, 0.1, 0.02))
+    return JudgedMap(method, heatmap, Judgement(inside, 0.25, 0.3, 0.7, 0.5, 0.5, 0.1, 0.02))
 
 
 def test_the_sheet_has_the_image_and_a_tile_for_each_map_with_the_box_on_it():

@@ -18,7 +18,6 @@ from detect.anchors.head_cost import HeadSize
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.levels import LevelReport, level_report
 from detect.anchors.metrics import anchor_metrics
-from detect.report.anchor_page import anchor_page
 from detect.report.level_page import grid_iou_by_level, kept_table, level_page, level_table, savings_panel
 from detect.report.plots import level_colors
 
@@ -100,15 +99,15 @@ def test_every_subset_is_a_dot_and_the_suggested_one_is_circled():
 
 def test_the_page_of_levels_says_all_of_it():
     found = report_of()
-    page = level_page(found, title="<b>Levels</b>", notes=["anchors of <x>"])
-    assert page == level_page(found, title="<b>Levels</b>", notes=["anchors of <x>"])
+    page = level_page(found, title="<b>Levels</b>")
+    assert page == level_page(found, title="<b>Levels</b>")
     for line in found.advice:
         assert line.replace("'", "&#x27;") in page
-    for text in ("<b>Levels</b>", "<x>", "<i>three</i>"):
+    for text in ("<b>Levels</b>", "<i>three</i>"):
         assert text not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     tiles = re.findall(r"<div><b>([\d,]+)</b><span>(.*?)</span></div>", page)
     assert ("2", "levels to keep") in tiles
-    assert ("0", "instances lost") in tiles
+    assert ("0", "lost instances") in tiles
     (without,) = re.findall(r"Without one level.*?</table>", page, flags=re.DOTALL)
     assert without.count("<tr") == 1 + 1 + 3  # the heading, all levels, without each of three
 
@@ -122,20 +121,6 @@ def test_a_page_of_one_level_and_one_without_boxes():
     figures = page_figures(empty)
     assert set(figures) == {"iou-by-level", "savings"}
     assert "NaN" not in json.dumps(figures)
-
-
-def test_the_page_of_anchors_takes_a_level_report():
-    found = report_of()
-    page = anchor_page([found.score], None, title="a", levels=found)
-    assert found.advice[-1] in page
-    assert "GFLOPs" in page
-    assert "GFLOPs" not in anchor_page([found.score], None, title="a")
-
-
-def test_a_report_on_levels_that_no_other_set_has_finds_its_colours():
-    found = report_of()
-    other = anchor_metrics(of(BOXES), AnchorSet.of([[(9, 9)]], strides=[4]))
-    assert "P6" in anchor_page([other], None, title="a", levels=found)
 
 
 def test_a_page_of_anchors_needs_no_torch():

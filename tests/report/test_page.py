@@ -45,8 +45,9 @@ def test_policy_allows_the_scripts_of_the_page_and_no_other(parsed: ParsedPage) 
 
 def test_each_figure_has_its_place_and_its_data():
     panels = [panel("left"), panel("right")]
-    text = page("a", "about", {"both": ("Both", [panels]), "none": ("None", ["", []])}, read_from=[])
+    text = page("a", "about", {"both": ("Both", [panels, []]), "none": ("None", ["", []])}, read_from=[])
     assert parse_page(text).ids() == {"both", "left", "right", "figures"}  # a section of empty parts is left out
+    assert text.count('class="grid"') == 1
     figures = page_figures(text)
     assert [figures[name]["data"][0]["y"] for name in ("left", "right")] == [[3, 4]] * 2
     assert text.count("grid-column:span 4") == 2
