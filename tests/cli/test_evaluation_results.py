@@ -72,26 +72,6 @@ def test_the_radius_of_a_choice_is_the_one_given_or_3_px():
     assert [choose_radius(radii) for radii in (None, [], [5.0], [1.0, 2.0])] == [3.0, 3.0, 5.0, 3.0]
 
 
-def test_invalid_results_are_listed_or_an_error(dataset, perfect, capsys):
-    some = with_invalid(perfect, 2)
-    evaluation = evaluate_results(some, dataset, None)
-    named = check_invalid(evaluation, some, "a.json", DatasetFiles([]))
-    assert [str(each) for each in named.invalid] == [f"a.json: image 1: entry {number}" for number in range(2)]
-    assert capsys.readouterr().err == ""
-    check_invalid(evaluation, some, "a.json", DatasetFiles([], findings=True))
-    assert capsys.readouterr().err.count("invalid: a.json: image 1: entry ") == 2
-    with pytest.raises(CocoError, match=r"a\.json: image 1: entry 0$"):
-        check_invalid(evaluation, some, "a.json", DatasetFiles([], strict=True))
-
-
-def test_no_valid_result_at_all_is_an_error_but_no_result_is_not(dataset, perfect):
-    empty = CocoResults(*np.zeros((3, 0), np.int64), np.zeros(0), np.zeros((0, 4)), (), ())
-    check_invalid(evaluate_results(empty, dataset, None), empty, "a.json", DatasetFiles([]))
-    bad = with_invalid(empty, 1)
-    with pytest.raises(CocoError, match="entry 0; no other result is valid either"):
-        check_invalid(evaluate_results(bad, dataset, None), bad, "a.json", DatasetFiles([]))
-
-
 def test_the_files_hold_the_numbers_and_the_curves(dataset, perfect):
     evaluation = evaluate_results(perfect, dataset, coco_keypoints(dataset), radii=[2.0])
     marks = ResultMarks(dataset, perfect, 0.3)
