@@ -59,14 +59,21 @@ class DetectorOptions:
             raise ConfigError("--resize and --size both set the resize rule: give one")
         rule = rules_of_sizes(detector.resize, [self.size])[0] if self.size is not None else resize
         changes = options.changes_to(detector) | ({"resize": str(detect.parse_resize(rule))} if rule else {})
+        if detector.layout == "ssd" and changes.get("resize", detector.resize) != detector.resize:
+            raise ConfigError(
+                f"{detector.name} has the strides of an input after {detector.resize}: for another one, write a YAML file "
+                f"with `base: {detector.name}` and its resize, strides, per_level and stock"
+            )
         return replaced(detector, changes)
 
 
 def replaced(detector: AnchorDetector, changes: dict[str, Any]) -> AnchorDetector:
     """The detector with other fields, checked; its stock anchors do not fit other levels or numbers."""
+    from detect.catalog.detectors import OF_STOCK
+
     if not changes:
         return detector
-    if changes.keys() & {"strides", "per_level"}:
+    if changes.keys() & OF_STOCK:
         changes = changes | {"stock": None}
     try:
         return msgspec.structs.replace(detector, **changes)
@@ -84,6 +91,10 @@ def fit_detector(
     unasked = options.certify is None and objective.on_grid
     proof = {} if unasked else options.proof(objective, boxes.num_boxes)
     start = detect.load_anchors(options.start) if options.start else None
+    if unasked:
+        note(
+            "note: how close to the best possible the anchors are is not proved on the grid: --certify 0.02 takes longer"
+        )
     with options.limited() as limit:
         fit = fit_for(boxes, detector, start=start, score=data.score, **proof)
     others = [data.score(start, detector)] if start else []
