@@ -112,7 +112,7 @@ def _decimals(*values: float) -> list[str]:
 
 
 def _print_layouts(layouts: Sequence[StructuredFit]) -> None:
-    one, free = layouts[0], layouts[0].free.score
+    one, free = layouts[0], layouts[0].free_score
     rows = [[f"default x {one.default_factor:.3g}", f"{one.default_score:.4f}", f"{free - one.default_score:.4f}"]]
     for each in layouts:
         sizes = " | ".join(" ".join(f"{size:.4g}" for size in sorted(level)) for level in each.sizes)

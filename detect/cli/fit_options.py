@@ -145,8 +145,13 @@ class FitOptions:
             raise ConfigError(
                 "--layout, --max-per-level and --max-strides need an objective on the grid: --objective grid"
             )
-        if sum([self.per_level is not None, self.max_per_level is not None, self.layout != FREE]) > 1:
-            raise ConfigError("--per-level, --max-per-level and --layout each set the number on a level: give one")
+        numbers = (self.k, self.per_level, self.max_per_level, None if self.layout == FREE else self.layout)
+        if sum(each is not None for each in numbers) > 1:
+            raise ConfigError("-k, --per-level, --max-per-level and --layout each set the number of shapes: give one")
+        if self.layout == FREE and (self.scales, self.ratios) != (FitOptions.scales, FitOptions.ratios):
+            raise ConfigError(
+                "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"
+            )
         if not objective.on_grid and isinstance(_numbers(self.per_level), tuple):
             raise ConfigError("--per-level with several numbers needs an objective on the grid: --objective grid")
         _factors(self.weight)
@@ -167,7 +172,8 @@ class FitOptions:
         defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
         for name in ("k", "objective", "max_per_level", "fixed", "method", "penalty"):
             if getattr(self, name) != getattr(defaults, name):
-                raise ConfigError(f"--{name.replace('_', '-')} does not go with --for {detector.name}: {own}")
+                flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+                raise ConfigError(f"{flag} does not go with --for {detector.name}: {own}")
         changes: dict[str, Any] = {}
         if self.levels is not None:
             changes["strides"] = list(strides_of(self.levels))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet, deal_by_rank
+from detect.anchors.anchor_set import AnchorSet, Proof, deal_by_rank
 from detect.anchors.detector_score import DetectorScore, DetectorSums, score_for
 from detect.anchors.fit_boxes import FitBoxes
 from detect.anchors.grid_convention import as_convention
@@ -23,11 +23,13 @@ from detect.catalog.matching import AtssRule, MaxIoURule, SideRatio
 from detect.errors import FitError
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.fit import fit_anchors
-from detect.fitting.fit_levels import FREE, fit_levels
-from detect.fitting.grid_fit import score_on_grid
+from detect.fitting.fit_levels import FREE, fit_levels, name_on_grid
+from detect.fitting.gains import Boxes
+from detect.fitting.grid_fit import fit_on_grid, score_on_grid
 from detect.fitting.objective import Objective
 from detect.fitting.search import ROUNDS
 from detect.fitting.ssd import fit_ssd
+from detect.fitting.structured import fit_layouts
 from detect.ops.time_limit import is_over
 
 # Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
@@ -108,6 +110,8 @@ def fit_for(
     fits = []
     for limited, objective in _attempts(detector):
         anchors, among = _fit(boxes, limited, objective, start, {"certify": certify, "rounds": rounds})
+        if 0 < objective.recall_share < 1:
+            among += f" ({objective})"
         anchors = replace(anchors, name=f"fitted for {detector.name}", resize=boxes.resize)
         fits.append(DetectorFit(score(anchors, detector), stock, among))
         if stock is None or _as_good(fits[-1].score, stock) or is_over():
@@ -165,20 +169,34 @@ def _fit(
         "convention": detector.convention,
         "max_strides": detector.max_strides,
     }
-    if detector.layout == "ssd":
+    if detector.layout == "ssd" or (detector.layout == "octaves" and start is None and how["certify"] is None):
         boxes = boxes_on_grid(instances, detector.strides, **on_grid)
-        anchors = _clipped(fit_ssd(boxes, start or stock_anchors(detector), draft=DRAFT), detector)
-        score = {objective.score_name(weighted=instances.weighted): score_on_grid(boxes, anchors)}
-        return replace(anchors, scores=score), "in SSD's layout"
+        name = name_on_grid(objective.score_name(weighted=instances.weighted), boxes, detector.max_strides)
+        return _fit_layout(boxes, detector, name, start, how["certify"])
     scales = detector.scales or 1
     on_grid |= {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}
-    numbers = detector.per_level if isinstance(detector.per_level, int) else tuple(detector.per_level)
-    on_grid |= {"per_level": numbers, "start": start, "certify": how["certify"], "draft": DRAFT}
+    on_grid |= {"per_level": detector.per_level, "start": start, "certify": how["certify"], "draft": DRAFT}
     fit = fit_levels(instances, detector.strides, **on_grid)
     anchors = fit.anchors
     if detector.layout != FREE and as_convention(detector.convention).size_outer:
         anchors = _sizes_outside(anchors, scales)
     return anchors, f"with {fit.numbers}"
+
+
+def _fit_layout(
+    boxes: Boxes, detector: AnchorDetector, name: str, start: AnchorSet | None, certify: float | None
+) -> tuple[AnchorSet, str]:
+    """Anchors of a layout that does not start from free shapes, which take most of the time: only a proof needs them."""
+    if detector.layout == "ssd":
+        anchors = _clipped(fit_ssd(boxes, start or stock_anchors(detector), draft=DRAFT), detector)
+    else:
+        scales = detector.scales or 1
+        how: dict[str, Any] = {"scales": scales, "ratios": detector.numbers[0] // scales, "draft": DRAFT}
+        anchors = fit_layouts(boxes, widest=detector.layout, **how)[-1].anchors
+    score = score_on_grid(boxes, anchors)
+    free = None if certify is None else fit_on_grid(boxes, per_level=detector.numbers, certify=certify).proof
+    proofs = {name: Proof(score, free.upper_bound)} if free else {}
+    return replace(anchors, scores={name: score}, proofs=proofs), "with as many free shapes on each level"
 
 
 def _sizes_outside(anchors: AnchorSet, scales: int) -> AnchorSet:

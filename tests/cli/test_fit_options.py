@@ -104,6 +104,11 @@ def test_fixed_shapes_are_kept(detect):
             "--layout, --max-per-level and --max-strides need an objective on",
         ),
         (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
+        (
+            ("-k", "9", "--per-level", "3"),
+            "-k, --per-level, --max-per-level and --layout each set the number of shapes",
+        ),
+        (("--scales", "2"), "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"),
         (("--per-level", "3,no"), "--per-level: expected numbers from 1 to 1000 such as 3 or 4,6,6, got '3,no'"),
         (("--per-level", "3,3"), "5 levels need 5 numbers of shapes, got 3, 3 shapes on the levels"),
         (("--per-level", "3,3", "--objective", "shape"), "--per-level with several numbers needs an objective on the"),
