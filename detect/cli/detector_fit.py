@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detect.cli.read_data import PlainData, ShardedData
     from detect.interop.anchor_text import Conversion
 
+MAX_GROUPS = 20  # rows of a table by category
 UNNAMED = (
     "note: fitted for no detector in particular: levels {}, IoU {}. Name yours with --for, and its levels, numbers, "
     "resize rule and matching follow: `detect anchors known`"
@@ -126,11 +127,24 @@ def print_matching(scores: Sequence[DetectorSums]) -> None:
     headers = (f"as {first.detector.name} matches", "score", f"mean {first.measure}", "reached", "positives per box")
     show_table(headers, rows)
     show(first.in_words(), style="dim")
-    groups = [group for group in (*first.assignment.by_size, *first.assignment.by_category) if group.count]
+    by_category = first.assignment.by_category
+    groups = [group for group in (*first.assignment.by_size, *largest(by_category)) if group.count]
     kinds = [(group.name, f"{group.count:,}", f"{group.positives:.2f}", f"{group.unassigned:,}") for group in groups]
     show_table(("what it learns from", "boxes", "positives per box", "none"), kinds)
+    say_if_cut(by_category)
     if first.assignment.neglected:
         show(first.assignment.neglect_in_words() or "", style="yellow")
+
+
+def largest(groups: Sequence[Any]) -> Sequence[Any]:
+    """All groups in their order; if there are more than ``MAX_GROUPS``, the largest ones by falling count."""
+    return groups if len(groups) <= MAX_GROUPS else sorted(groups, key=lambda group: -group.count)[:MAX_GROUPS]
+
+
+def say_if_cut(groups: Sequence[Any]) -> None:
+    """Say that a table shows the largest groups alone, if it does."""
+    if len(groups) > MAX_GROUPS:
+        show(f"  the {MAX_GROUPS} largest of {len(groups)} categories; --json lists all", style="dim")
 
 
 def detector_object(scores: Sequence[DetectorSums]) -> dict[str, Any]:

@@ -177,10 +177,7 @@ def _fit(
     on_grid |= {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}
     on_grid |= {"per_level": detector.per_level, "start": start, "certify": how["certify"], "draft": DRAFT}
     fit = fit_levels(instances, detector.strides, **on_grid)
-    anchors = fit.anchors
-    if detector.layout != FREE and as_convention(detector.convention).size_outer:
-        anchors = _sizes_outside(anchors, scales)
-    return anchors, f"with {fit.numbers}"
+    return _in_order(fit.anchors, detector), f"with {fit.numbers}"
 
 
 def _fit_layout(
@@ -192,16 +189,18 @@ def _fit_layout(
     else:
         scales = detector.scales or 1
         how: dict[str, Any] = {"scales": scales, "ratios": detector.numbers[0] // scales, "draft": DRAFT}
-        anchors = fit_layouts(boxes, widest=detector.layout, **how)[-1].anchors
+        anchors = _in_order(fit_layouts(boxes, widest=detector.layout, **how)[-1].anchors, detector)
     score = score_on_grid(boxes, anchors)
     free = None if certify is None else fit_on_grid(boxes, per_level=detector.numbers, certify=certify).proof
     proofs = {name: Proof(score, free.upper_bound)} if free else {}
     return replace(anchors, scores={name: score}, proofs=proofs), "with as many free shapes on each level"
 
 
-def _sizes_outside(anchors: AnchorSet, scales: int) -> AnchorSet:
-    """The same shapes with ratios varying faster than sizes within a level, instead of sizes."""
-    levels = []
+def _in_order(anchors: AnchorSet, detector: AnchorDetector) -> AnchorSet:
+    """The shapes in the order of the framework: within a level, ratios vary faster than sizes if it has them so."""
+    if detector.layout == FREE or not as_convention(detector.convention).size_outer:
+        return anchors
+    scales, levels = detector.scales or 1, []
     for level in anchors.levels:
         shapes = [shape for size in range(scales) for shape in level.shapes[size::scales]]
         levels.append(msgspec.structs.replace(level, shapes=shapes))

@@ -123,10 +123,11 @@ def test_recall_counts_at_the_threshold_of_the_detectors_own_rule():
     assert [objective.on_grid for objective in objectives_of(load_detector("yolov3-darknet"))] == [False]
 
 
-def test_sizes_vary_slower_than_ratios_for_detectron2(tmp_path):
+@pytest.mark.parametrize("base", ["detectron2-retinanet", "effdet-d0"])
+def test_sizes_vary_slower_than_ratios_where_the_framework_has_it_so(tmp_path, base):
     # 2 ratios of one size, then of the next: areas within a size are equal
     file = tmp_path / "two.yaml"
-    file.write_text("base: detectron2-retinanet\nstrides: [16, 32]\nper_level: 4\nscales: 2\n", "utf-8")
+    file.write_text(f"base: {base}\nstrides: [16, 32]\nper_level: 4\nscales: 2\n", "utf-8")
     fit = fit_for(part_of("nuclei", "letterbox:128", step=90), load_detector(file))
     areas = np.array(fit.anchors.levels[0].shapes).prod(axis=1).reshape(2, 2)
     assert np.ptp(areas / areas[:, :1], axis=1).max() < 1e-3
