@@ -86,9 +86,6 @@ class FitOptions:
     ] = None
     start: Annotated[str | None, typer.Option(help="Anchors to improve: a known name or a file.")] = None
     convention: Convention = "exact"
-    max_per_level: Annotated[
-        int | None, expert(min=1, max=1000, help="Instead of -k: maximum number on each level.")
-    ] = None
     penalty: Annotated[
         float,
         expert(
@@ -135,19 +132,17 @@ class FitOptions:
 
     def check(self) -> detect.Objective:
         """The parsed objective; options that exclude each other, or do not parse, are a ConfigError."""
-        for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
+        for_levels = (self.levels, self.per_level, self.max_strides)
         on_grid = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
         objective = detect.Objective.parse(self.objective or ("grid" if on_grid else "shape"), on_grid=on_grid)
         if objective.on_grid and self.method != "optimal":
             raise ConfigError("--method needs an objective by shape: --objective shape")
-        placed = (self.per_level, self.max_per_level, self.max_strides, None if self.layout == FREE else self.layout)
+        placed = (self.per_level, self.max_strides, None if self.layout == FREE else self.layout)
         if not objective.on_grid and any(each is not None for each in placed):
-            raise ConfigError(
-                "--layout, --per-level, --max-per-level and --max-strides need an objective on the grid: --objective grid"
-            )
-        numbers = (self.k, self.per_level, self.max_per_level, None if self.layout == FREE else self.layout)
+            raise ConfigError("--layout, --per-level and --max-strides need an objective on the grid: --objective grid")
+        numbers = (self.k, self.per_level, None if self.layout == FREE else self.layout)
         if sum(each is not None for each in numbers) > 1:
-            raise ConfigError("-k, --per-level, --max-per-level and --layout each set the number of shapes: give one")
+            raise ConfigError("-k, --per-level and --layout each set the number of shapes: give one")
         if self.layout == FREE and (self.scales, self.ratios) != (FitOptions.scales, FitOptions.ratios):
             raise ConfigError(
                 "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"
@@ -167,7 +162,7 @@ class FitOptions:
         from detect.anchors.anchor_set import strides_of
 
         defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
-        for name in ("k", "objective", "max_per_level", "method", "penalty"):
+        for name in ("k", "objective", "method", "penalty"):
             if getattr(self, name) != getattr(defaults, name):
                 flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
                 raise ConfigError(f"{flag} does not go with --for {detector.name}: {own}")
@@ -244,11 +239,11 @@ class FitOptions:
         per_level = self.scales * self.ratios if self.layout != FREE else _numbers(self.per_level)
         start = common["start"]
         k = self.k or (start.num_anchors if start else DEFAULT_K)
-        own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
+        own = ("penalty", "max_strides", "convention", "layout", "scales", "ratios")
         fit = detect.fit_levels(
             instances,
             per_level=per_level,
-            num_anchors=k if per_level is None and self.max_per_level is None else None,
+            num_anchors=k if per_level is None else None,
             **{name: getattr(self, name) for name in own},
             **common,
         )
