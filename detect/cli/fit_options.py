@@ -132,18 +132,17 @@ class FitOptions:
 
     def check(self) -> detect.Objective:
         """The parsed objective; options that exclude each other, or do not parse, are a ConfigError."""
-        for_levels = (self.levels, self.per_level, self.max_strides)
-        on_grid = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
+        layout = None if self.layout == FREE else self.layout
+        placed = (self.per_level, self.max_strides, layout)
+        on_grid = self.method == "optimal" and _num_given(self.levels, *placed) > 0
         objective = detect.Objective.parse(self.objective or ("grid" if on_grid else "shape"), on_grid=on_grid)
         if objective.on_grid and self.method != "optimal":
             raise ConfigError("--method needs an objective by shape: --objective shape")
-        placed = (self.per_level, self.max_strides, None if self.layout == FREE else self.layout)
-        if not objective.on_grid and any(each is not None for each in placed):
+        if not objective.on_grid and _num_given(*placed):
             raise ConfigError("--layout, --per-level and --max-strides need an objective on the grid: --objective grid")
-        numbers = (self.k, self.per_level, None if self.layout == FREE else self.layout)
-        if sum(each is not None for each in numbers) > 1:
+        if _num_given(self.k, self.per_level, layout) > 1:
             raise ConfigError("-k, --per-level and --layout each set the number of shapes: give one")
-        if self.layout == FREE and (self.scales, self.ratios) != (FitOptions.scales, FitOptions.ratios):
+        if not layout and (self.scales, self.ratios) != (FitOptions.scales, FitOptions.ratios):
             raise ConfigError(
                 "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"
             )
@@ -164,8 +163,9 @@ class FitOptions:
         defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
         for name in ("k", "objective", "method", "penalty"):
             if getattr(self, name) != getattr(defaults, name):
-                flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
-                raise ConfigError(f"{flag} does not go with --for {detector.name}: {own}")
+                raise ConfigError(
+                    f"{'-k' if name == 'k' else f'--{name}'} does not go with --for {detector.name}: {own}"
+                )
         changes: dict[str, Any] = {}
         if self.levels is not None:
             changes["strides"] = list(strides_of(self.levels))
@@ -272,6 +272,11 @@ def stopped_searches(fits: Sequence[Fitted]) -> dict[str, Any]:
         of = f"{len(stopped)} of {len(fits)} searches for anchors"
         note(f"note: {of} stopped after {stopped[0]:g} s (--time-limit): another run may end elsewhere")
     return {"searches_stopped": len(stopped)}
+
+
+def _num_given(*options: object) -> int:
+    """How many of some options are given."""
+    return sum(option is not None for option in options)
 
 
 def _numbers(text: str | None) -> int | tuple[int, ...] | None:
