@@ -42,12 +42,6 @@ def test_levels_are_fitted_on_the_grid_and_beat_shapes_alone(detect):
     assert f"at most {on_grid['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
 
 
-def test_each_level_takes_its_own_number(detect):
-    arguments = ("anchors", "fit", NUCLEI, "--certify", 1, "--levels", "4,8,16")
-    levels = detect(*arguments, "--per-level", "1,3,2", "--json").json["levels"]
-    assert [len(level["shapes"]) for level in levels] == [1, 3, 2]
-
-
 def test_the_side_ratio_is_an_objective_by_shape_with_a_proof(detect):
     arguments = ("anchors", "fit", NUCLEI, "-k", 3, "--levels", "p3-p5", "--json")
     content = detect(*arguments, "--objective", "ratio").json
