@@ -31,6 +31,7 @@ from detect.fitting.search import ROUNDS
 from detect.fitting.ssd import fit_ssd
 from detect.fitting.structured import fit_layouts
 from detect.ops.time_limit import is_over
+from detect.wording import plural
 
 # Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
 # anchors score more than the fit
@@ -152,6 +153,17 @@ def _check_start(start: AnchorSet, detector: AnchorDetector) -> None:
         raise FitError(f"start {start.name} has {levels}; {detector.name} takes {own}")
 
 
+def _check_sizes(boxes: FitBoxes, detector: AnchorDetector) -> None:
+    """Refuse boxes of fewer sizes than the detector has anchors."""
+    found = len(boxes.every.best)
+    if found < detector.num_anchors:
+        instead = f"its own may do: `detect anchors score DATA --for {detector.name}`"
+        raise FitError(
+            f"{detector.name} takes {detector.num_anchors} anchors, and the boxes have {plural(found, 'size')}: "
+            f"{instead if detector.stock else 'take fewer with --per-level'}"
+        )
+
+
 def _fit(
     instances: FitBoxes,
     detector: AnchorDetector,
@@ -162,6 +174,7 @@ def _fit(
     """Anchors in the detector's layout, and the family that their upper bounds cover, in words."""
     if detector.layout == "ranked":
         k = detector.num_anchors
+        _check_sizes(instances, detector)
         fitted = fit_anchors(instances, k=k, objective=objective, start=start, **how)
         return replace(fitted, levels=deal_by_rank(fitted.shapes, detector.strides).levels), f"for k = {k}"
     on_grid: dict[str, Any] = {

@@ -73,7 +73,7 @@ def test_a_layout_is_proved_against_free_shapes_if_asked(name: str):
 
 
 @pytest.mark.parametrize("name", ["torchvision-ssd300", "mmdet-faster-rcnn", "detectron2-faster-rcnn", "retinanet"])
-def test_boxes_of_one_size_give_different_anchors(name: str):
+def test_boxes_of_one_size_give_different_anchors_or_a_line_that_says_what_may_do(name: str):
     detector = load_detector(name)
     one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [107, 90, 20, 18]}
     image = {"id": 1, "width": 128, "height": 128, "file_name": "a.png"}
@@ -82,6 +82,9 @@ def test_boxes_of_one_size_give_different_anchors(name: str):
     assert convert_anchors(fit.anchors, detector).text  # which takes no anchor twice
     assert fit.stock is not None
     assert fit.score.score > fit.stock.score
+    yolo = load_detector("yolov5")
+    with pytest.raises(FitError, match="yolov5 takes 9 anchors, and the boxes have 1 size: its own may do"):
+        fit_for(ResizedInstances.of(data, yolo.resize), yolo)
 
 
 def test_a_start_is_never_made_worse():
