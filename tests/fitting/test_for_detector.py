@@ -12,7 +12,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.detector_score import score_for
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.catalog.detectors import detectors, load_detector
+from detect.catalog.detectors import anchor_detectors, detectors, load_detector
 from detect.data import read_coco
 from detect.errors import FitError
 from detect.fitting.for_detector import DetectorFit, fit_for, objectives_of
@@ -138,7 +138,7 @@ def test_sizes_vary_slower_than_ratios_where_the_framework_has_it_so(tmp_path, b
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sample", ["bccd", "nuclei"])
-@pytest.mark.parametrize("name", list(detectors()))
+@pytest.mark.parametrize("name", list(anchor_detectors()))
 def test_every_detector_of_the_catalog_on_every_sample(name: str, sample: str):
     detector = detectors()[name]
     instances = ResizedInstances.of(read_coco(sample_annotations(sample)), detector.resize)
