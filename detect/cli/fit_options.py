@@ -86,6 +86,9 @@ class FitOptions:
     ] = None
     start: Annotated[str | None, typer.Option(help="Anchors to improve: a known name or a file.")] = None
     convention: Convention = "exact"
+    max_per_level: Annotated[
+        int | None, expert(min=1, max=1000, help="Instead of -k: maximum number on each level.")
+    ] = None
     penalty: Annotated[
         float,
         expert(
@@ -133,15 +136,17 @@ class FitOptions:
     def check(self) -> detect.Objective:
         """The parsed objective; options that exclude each other, or do not parse, are a ConfigError."""
         layout = None if self.layout == FREE else self.layout
-        placed = (self.per_level, self.max_strides, layout)
+        placed = (self.per_level, self.max_per_level, self.max_strides, layout)
         on_grid = self.method == "optimal" and _num_given(self.levels, *placed) > 0
         objective = detect.Objective.parse(self.objective or ("grid" if on_grid else "shape"), on_grid=on_grid)
         if objective.on_grid and self.method != "optimal":
             raise ConfigError("--method needs an objective by shape: --objective shape")
         if not objective.on_grid and _num_given(*placed):
-            raise ConfigError("--layout, --per-level and --max-strides need an objective on the grid: --objective grid")
-        if _num_given(self.k, self.per_level, layout) > 1:
-            raise ConfigError("-k, --per-level and --layout each set the number of shapes: give one")
+            raise ConfigError(
+                "--layout, --per-level, --max-per-level and --max-strides need an objective on the grid: --objective grid"
+            )
+        if _num_given(self.k, self.per_level, self.max_per_level, layout) > 1:
+            raise ConfigError("-k, --per-level, --max-per-level and --layout each set the number of shapes: give one")
         if not layout and (self.scales, self.ratios) != (FitOptions.scales, FitOptions.ratios):
             raise ConfigError(
                 "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"
@@ -161,7 +166,7 @@ class FitOptions:
         from detect.anchors.anchor_set import strides_of
 
         defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
-        for name in ("k", "objective", "method", "penalty"):
+        for name in ("k", "objective", "max_per_level", "method", "penalty"):
             if getattr(self, name) != getattr(defaults, name):
                 raise ConfigError(
                     f"{'-k' if name == 'k' else f'--{name}'} does not go with --for {detector.name}: {own}"
@@ -239,11 +244,11 @@ class FitOptions:
         per_level = self.scales * self.ratios if self.layout != FREE else _numbers(self.per_level)
         start = common["start"]
         k = self.k or (start.num_anchors if start else DEFAULT_K)
-        own = ("penalty", "max_strides", "convention", "layout", "scales", "ratios")
+        own = ("max_per_level", "penalty", "max_strides", "convention", "layout", "scales", "ratios")
         fit = detect.fit_levels(
             instances,
             per_level=per_level,
-            num_anchors=k if per_level is None else None,
+            num_anchors=k if per_level is None and self.max_per_level is None else None,
             **{name: getattr(self, name) for name in own},
             **common,
         )

@@ -33,24 +33,26 @@ FREE = "free"
 
 @dataclass(frozen=True)
 class Numbers:
-    """The number of shapes: ``per_level`` is exact, ``num_anchors`` a maximum over all levels.
+    """The number of shapes: ``per_level`` is exact, ``num_anchors`` and ``max_per_level`` are maxima.
 
-    ``per_level`` is one number for all levels, or one for each. Below the maximum, a shape is added only if it raises the
+    ``per_level`` is one number for all levels, or one for each. Below a maximum, a shape is added only if it raises the
     objective by more than its cost. A shape on every level costs ``penalty`` in all, shared among the levels in proportion
     to the head's operations there.
     """
 
     num_anchors: int | None = None
     per_level: int | tuple[int, ...] | None = None
+    max_per_level: int | None = None
     penalty: float = PENALTY
 
     def __post_init__(self) -> None:
-        given = [number for number in (self.num_anchors, self.per_level) if number is not None]
+        given = [number for number in (self.num_anchors, self.per_level, self.max_per_level) if number is not None]
         each = [number for numbers in given for number in np.atleast_1d(numbers).tolist()]
         valid = each and min(each) >= 1 and sum(each) <= MAX_ANCHORS and 0 <= self.penalty < np.inf
         if len(given) != 1 or not valid:
             raise FitError(
-                f"give num_anchors or per_level, from 1 to {MAX_ANCHORS}, and a penalty from 0, got {self!r}"
+                f"give one of num_anchors, per_level and max_per_level, from 1 to {MAX_ANCHORS}, "
+                f"and a penalty from 0, got {self}"
             )
 
     @property
@@ -61,9 +63,17 @@ class Numbers:
     def __str__(self) -> str:
         if self.num_anchors is not None:
             return f"{'at most ' * self.priced}{plural(self.num_anchors, 'shape')} on any of the levels"
+        if self.max_per_level is not None:
+            return f"at most {plural(self.max_per_level, 'shape')} on each level"
         if isinstance(self.per_level, int):
             return f"{plural(self.per_level, 'shape')} on each level"
         return f"{', '.join(map(str, self.per_level or ()))} shapes on the levels"
+
+    def of_levels(self, num_levels: int) -> int | tuple[int, ...] | None:
+        """The number for each level, exact or at most; None for a number over all levels."""
+        if isinstance(self.per_level, tuple) and len(self.per_level) != num_levels:
+            raise FitError(f"{num_levels} levels need {num_levels} numbers of shapes, got {self}")
+        return self.per_level if self.max_per_level is None else self.max_per_level
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ def fit_levels(
     *,
     per_level: int | Sequence[int] | None = None,
     num_anchors: int | None = None,
+    max_per_level: int | None = None,
     penalty: float = PENALTY,
     objective: str | Objective = "grid",
     layout: str = FREE,
@@ -99,7 +110,7 @@ def fit_levels(
 ) -> LevelFit:
     """Fit anchor shapes and their pyramid levels together, with the anchors on the detector's grid.
 
-    Give ``per_level`` or ``num_anchors``.
+    Give one of ``per_level``, ``num_anchors`` and ``max_per_level``.
 
     Args:
         instances: boxes after the detector's resize rule, or what fits need of them.
@@ -107,6 +118,7 @@ def fit_levels(
         per_level: exact number of shapes on each level, or one number for each stride; with a layout, ``scales * ratios``.
             Where boxes need fewer, the rest are the usual shapes of a level: from four strides on.
         num_anchors: maximum number of shapes over all levels.
+        max_per_level: maximum number of shapes on each level.
         penalty: see :class:`Numbers`. With 0, all ``num_anchors`` shapes are fitted, on the finest level.
         objective: an objective on the grid, by default the mean IoU; see :meth:`Objective.parse`.
         layout: ``"free"`` shapes, or one of ``LAYOUTS``; the result then has the layout's penalty against free shapes.
@@ -136,15 +148,14 @@ def fit_levels(
     ([('P2', 1), ('P3', 1), ('P4', 1)], 0.6)
     """
     exact = per_level if per_level is None or isinstance(per_level, int) else tuple(per_level)
-    parsed, numbers = Objective.parse(objective, on_grid=True), Numbers(num_anchors, exact, penalty)
+    parsed, numbers = Objective.parse(objective, on_grid=True), Numbers(num_anchors, exact, max_per_level, penalty)
     _check(parsed, layout, numbers, scales * ratios)
     if max_strides is not None and not 0 < max_strides < np.inf:
         raise FitError(f"max_strides is above 0, got {max_strides:g}")
     given = FitBoxes.of(instances, weights)
     given.require_boxes()
     strides = sorted(set(strides))
-    if isinstance(exact, tuple) and len(exact) != len(strides):
-        raise FitError(f"{len(strides)} levels need {len(strides)} numbers of shapes, got {numbers}")
+    of_levels = numbers.of_levels(len(strides))
     _check_start(start, strides)
     if exact is None:
         smallest = np.array([given.smallest.wh], float).T
@@ -155,7 +166,7 @@ def fit_levels(
     costs = shape_costs(given.canvases, strides, head, penalty=penalty) if numbers.priced else None
     start = start and replace(start, levels=tuple(level for level in start.levels if level.stride in strides))
     how: dict[str, Any] = {"start": start, "draft": draft}
-    free = fit_on_grid(boxes, per_level=exact, num_anchors=num_anchors, costs=costs, certify=certify, **how)
+    free = fit_on_grid(boxes, per_level=of_levels, num_anchors=num_anchors, costs=costs, certify=certify, **how)
     how |= {"scales": scales, "ratios": ratios}
     widest = () if layout == FREE else fit_layouts(boxes, widest=layout, free=free, **how)
     anchors, score = (widest[-1].anchors, widest[-1].score) if widest else (free.anchors, free.score - free.cost)

@@ -87,12 +87,13 @@ def test_rare_categories_can_be_made_to_count_alike(detect):
         (("--objective", "grid", "--method", "kmeans"), "--method needs an objective by shape"),
         (
             ("--objective", "shape", "--layout", "grid"),
-            "--per-level and --max-strides need an objective on the grid",
+            "--max-per-level and --max-strides need an objective on the grid",
         ),
-        (("--method", "kmeans", "--per-level", "3"), "--per-level and --max-strides need an objective on the grid"),
+        (("--method", "kmeans", "--per-level", "3"), "--max-per-level and --max-strides need an objective on the grid"),
+        (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
         (
             ("-k", "9", "--per-level", "3"),
-            "-k, --per-level and --layout each set the number of shapes",
+            "-k, --per-level, --max-per-level and --layout each set the number of shapes",
         ),
         (("--scales", "2"), "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"),
         (("--per-level", "3,no"), "--per-level: expected numbers from 1 to 1000 such as 3 or 4,6,6, got '3,no'"),
@@ -124,6 +125,7 @@ RANGES = {  # of each option, its ends as the help gives them and a value betwee
     "k": [None, 1, 3, 1000],
     "levels": [None, "p3", "p2-p4", "1,1048576"],
     "per_level": [None, "1", "1000", "1,2,3", "1000,1000,1000"],
+    "max_per_level": [None, 1, 1000],
     "penalty": [0.0, 0.01, 1.0],
     "max_strides": [None, 1e-9, 4.0, 1e300],
     "layout": ["free", "octaves", "grid", "level-grids"],
@@ -148,7 +150,9 @@ def test_any_options_within_their_ranges_are_fitted_or_refused_with_the_rule(dat
         assert fitted.anchors.num_anchors > 0
 
 
-@pytest.mark.parametrize("own", [{"per_level": "1000"}, {"layout": "grid", "scales": 30, "ratios": 30}])
+@pytest.mark.parametrize(
+    "own", [{"per_level": "1000"}, {"max_per_level": 1000}, {"layout": "grid", "scales": 30, "ratios": 30}]
+)
 def test_more_shapes_than_a_fit_takes_over_all_levels_are_refused(own):
     with pytest.raises(FitError, match="shapes on 5 levels: at most 1,000 in all"):
         FitOptions(**own).fit(ResizedInstances.of(FEW, parse_resize("none")))

@@ -93,7 +93,7 @@ def test_everyones_options_of_a_fit_are_on_one_screen_and_the_experts_below():
         assert option in everyones
     for option in ("--output", "--json", "--config", "--strict", "--findings", "FILES"):
         assert option in everyones
-    for option in ("--penalty", "--layout", "--balance", "--method", "--certify", "--seed"):
+    for option in ("--max-per-level", "--penalty", "--layout", "--balance", "--method", "--certify", "--seed"):
         assert f"│ {option} " in experts
         assert f"│ {option} " not in everyones
 

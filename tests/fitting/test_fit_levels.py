@@ -43,9 +43,9 @@ def test_a_number_in_all_goes_to_the_levels_where_shapes_are_worth_their_cost(nu
 def test_a_level_for_which_all_instances_are_too_large_gets_no_shapes():
     large = part_of("bccd", "stretch:2560x1920", step=12)
     assert 4 * 16 < large.shapes.prod(axis=1).min() ** 0.5 < 4 * 32
-    options = {"num_anchors": 4, "penalty": 1e-4, "max_strides": 4}
+    options = {"max_per_level": 2, "penalty": 1e-4, "max_strides": 4}
     fit = fit_levels(large, (8, 16, 32, 64), **options)
-    assert {level.stride for level in fit.anchors.levels} <= {32, 64}
+    assert [level.stride for level in fit.anchors.levels] == [32, 64]
     assert fit.anchors.levels == fit_levels(large, (32, 64), **options).anchors.levels
 
 
@@ -102,9 +102,10 @@ def test_levels_by_size_spare_large_instances_the_fine_grid():
 
 
 def test_a_dear_shape_is_left_out(nuclei):
-    few = fit_levels(nuclei, STRIDES, num_anchors=12, penalty=0.1).anchors
-    many = fit_levels(nuclei, STRIDES, num_anchors=12, penalty=0.001).anchors
+    few = fit_levels(nuclei, STRIDES, max_per_level=4, penalty=0.1).anchors
+    many = fit_levels(nuclei, STRIDES, max_per_level=4, penalty=0.001).anchors
     assert few.num_anchors < many.num_anchors <= 12
+    assert max(len(level.shapes) for level in many.levels) <= 4
 
 
 def test_a_layout_tells_each_narrower_one_and_their_price(nuclei):
@@ -162,19 +163,20 @@ def test_what_does_not_go_together_is_refused(nuclei, options, message):
     [
         {},
         {"num_anchors": 3, "per_level": 3},
-        {"num_anchors": 0},
+        {"max_per_level": 0},
         {"per_level": (3, 0)},
         {"num_anchors": 3, "penalty": -0.1},
     ],
 )
 def test_numbers_are_one_of_three_and_a_price(numbers):
-    with pytest.raises(FitError, match="give num_anchors or per_level, from 1 to 1000"):
+    with pytest.raises(FitError, match="give one of num_anchors, per_level and max_per_level"):
         Numbers(**numbers)
 
 
 def test_numbers_in_words():
     assert str(Numbers(num_anchors=9)) == "at most 9 shapes on any of the levels"
     assert str(Numbers(num_anchors=9, penalty=0.0)) == "9 shapes on any of the levels"
+    assert str(Numbers(max_per_level=3)) == "at most 3 shapes on each level"
 
 
 def test_without_boxes_it_is_said_why():
@@ -187,7 +189,7 @@ def test_without_boxes_it_is_said_why():
     [
         ({"per_level": 1, "objective": "recall@0.5"}, "no anchor on strides 8, 16, 32 reaches any box"),
         ({"num_anchors": 2, "penalty": 2.0}, "no anchor on strides 8, 16, 32 is worth its cost for any box"),
-        ({"num_anchors": 4, "penalty": 2.0, "certify": 0.02}, r"the largest box is 0.2 x 0.2 px after the resize"),
+        ({"max_per_level": 2, "penalty": 2.0, "certify": 0.02}, r"the largest box is 0.2 x 0.2 px after the resize"),
     ],
 )
 def test_boxes_that_no_anchor_gains_anything_for_are_refused(options, message):

@@ -68,7 +68,7 @@ def test_a_dataset_takes_as_many_shapes_as_the_start_and_scores_both(nuclei):
     assert more.scores["average_iou"] > after
 
 
-@pytest.mark.parametrize("numbers", [{"per_level": (3, 4, 3)}, {"num_anchors": 9}])
+@pytest.mark.parametrize("numbers", [{"per_level": (3, 4, 3)}, {"num_anchors": 9}, {"max_per_level": 3}])
 def test_no_start_on_levels_is_better_than_what_the_fit_makes_of_it(nuclei, numbers):
     fit = fit_levels(nuclei, STRIDES, start=YOLO, **numbers)
     (name,) = (name for name in fit.anchors.scores if not name.startswith("start_"))
