@@ -127,7 +127,7 @@ class FitOptions:
             min=0,
             max=1,
             help="Prove that the anchors are this close to the best possible; 1: no proof. Default: 0.01 by shape, about "
-            "0.02 above 20,000 boxes, no proof above 100,000; on the grid 0.02 up to 5,000 boxes, with --for none.",
+            "0.02 above 20,000 boxes, no proof above 100,000; on the grid 0.02 up to 5,000 boxes.",
         ),
     ] = None
     time_limit: TimeLimit = TIME_LIMIT_S

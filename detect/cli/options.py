@@ -39,7 +39,7 @@ BoxFormName = Literal["xywh", "xyxy", "cxcywh", "normalised", "normalised-xyxy",
 
 TEXT_FORMATS = (
     *("yolov5", "darknet", "darknet-cells", "mmdet", "mmdet-yolo", "mmdet-ssd", "torchvision", "torchvision-ssd"),
-    *("detectron2", "effdet", "anchors.yaml"),
+    *("detectron2", "effdet", "anchors.yaml", "json"),
 )
 ANCHORS = (
     "Anchors: a detector's name; an anchors.yaml or its folder; a YOLOv5 or detectron2 YAML, a darknet .cfg, an mmdetection "

@@ -18,8 +18,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from detect.fitting.kmeans import (
     MAX_ITER,
+    UPDATES,
     Members,
     best_of_starts,
+    improve_centers,
     require_enough,
     sorted_by_area,
 )
@@ -94,6 +96,8 @@ class IoUKMeans(ShapeClustering):
 
     Args:
         n_clusters: number of shapes.
+        update: ``"weighted_median"``, ``"median"`` or ``"mean"``.
+        init: ``"k-means++"``, or the centres (n_clusters, d) of a single start.
         n_init: number of starts; the one with the highest average IoU is kept.
         max_iter: maximum number of updates of one start.
         random_state: seed of the starts.
@@ -108,22 +112,42 @@ class IoUKMeans(ShapeClustering):
         self,
         n_clusters: int = 9,
         *,
+        update: str = "weighted_median",
+        init: Any = "k-means++",
         n_init: int = 10,
         max_iter: int = MAX_ITER,
         random_state: Any = 0,
     ) -> None:
         self.n_clusters = n_clusters
+        self.update = update
+        self.init = init
         self.n_init = n_init
         self.max_iter = max_iter
         self.random_state = random_state
 
     def _fit_distinct(self, shapes: Rows, weights: PerRow) -> Float64[ndarray, "k d"]:
+        if self.update not in UPDATES:
+            raise ValueError(f"update={self.update!r} is not one of {sorted(UPDATES)}")
         if self.n_init < 1 or self.max_iter < 1:
             raise ValueError(f"need n_init >= 1 and max_iter >= 1, got {self.n_init=}, {self.max_iter=}")
-        random, how = check_random_state(self.random_state), {"n_init": self.n_init, "max_iter": self.max_iter}
-        solution = best_of_starts(Members(shapes, weights), self.n_clusters, random, **how)
+        members = Members(shapes, weights)
+        how: dict[str, Any] = {"update": self.update, "max_iter": self.max_iter}
+        if not isinstance(self.init, str):
+            solution = improve_centers(members, self._given_centers(shapes.shape[1]), **how)
+        elif self.init != "k-means++":
+            raise ValueError(f"init={self.init!r} is neither 'k-means++' nor an array of centres")
+        else:
+            random = check_random_state(self.random_state)
+            solution = best_of_starts(members, self.n_clusters, random, n_init=self.n_init, **how)
         self.n_iter_ = solution.num_updates
         return solution.centers
+
+    def _given_centers(self, num_extents: int) -> Float64[ndarray, "k d"]:
+        centers = np.array(self.init, np.float64)
+        expected = (self.n_clusters, num_extents)
+        if centers.shape != expected or not (np.isfinite(centers).all() and (centers > 0).all()):
+            raise ValueError(f"init must hold {expected} positive extents, got shape {centers.shape}")
+        return centers
 
 
 class EuclideanKMeans(ShapeClustering):

@@ -31,7 +31,6 @@ SMALL_TABLE = 2**16  # entries; a smaller table takes less time than a loop over
 PerShape = Float64[ndarray, " n"]
 Labels = Int64[ndarray, " n"]  # the cluster of each shape
 Centers = Float64[ndarray, "k d"]
-Update = Callable[["Members", Labels, Centers], Centers]
 
 
 class Members:
@@ -67,6 +66,9 @@ class Members:
         return self.columns[axis][order[np.clip(rows, np.append(0, ends[:-1]), ends - 1)]]
 
 
+Update = Callable[[Members, Labels, Centers], Centers]
+
+
 @dataclass(frozen=True)
 class Solution:
     """Centres, the weighted sum of best IoUs, and the number of updates."""
@@ -82,12 +84,13 @@ def best_of_starts(
     random: np.random.RandomState,
     *,
     n_init: int = 10,
+    update: str = "weighted_median",
     max_iter: int = MAX_ITER,
 ) -> Solution:
     """The best of several starts, each improved until it converges; see :func:`require_enough`."""
     require_enough(members.shapes, k)
     starts = (spread_seeds(members, k, random) for _ in range(n_init))
-    improved = (improve_centers(members, seeds, max_iter=max_iter) for seeds in starts)
+    improved = (improve_centers(members, seeds, update=update, max_iter=max_iter) for seeds in starts)
     return best_until(improved, key=lambda solution: solution.total_iou)
 
 
@@ -95,14 +98,11 @@ def improve_centers(
     members: Members,
     centers: Centers,
     *,
-    update: Update | None = None,
+    update: str | Update = "weighted_median",
     max_iter: int = MAX_ITER,
 ) -> Solution:
-    """Lloyd's iteration with over-relaxed steps, by default to weighted medians.
-
-    An empty cluster takes the worst covered shape.
-    """
-    step = update or weighted_medians
+    """Lloyd's iteration with over-relaxed steps; an empty cluster takes the worst covered shape."""
+    step = UPDATES[update] if isinstance(update, str) else update
     best, step_to, stretch = -np.inf, centers, 1.0
     trial, num_updates = centers, 0
     while num_updates < max_iter:
@@ -172,7 +172,18 @@ def _refill(labels: Labels, badness: PerShape, count: int) -> Labels:
     return labels
 
 
-def weighted_medians(members: Members, labels: Labels, centers: Centers) -> Centers:
+def _mean_update(members: Members, labels: Labels, centers: Centers) -> Centers:
+    total = np.bincount(labels, members.weights, len(centers))
+    sums = [np.bincount(labels, members.weights * column, len(centers)) for column in members.columns]
+    return np.stack(sums, axis=1) / total[:, None]
+
+
+def _median_update(members: Members, labels: Labels, centers: Centers) -> Centers:
+    axes = range(len(members.columns))
+    return np.stack([members.medians(axis, members.weights, labels, len(centers)) for axis in axes], axis=1)
+
+
+def _weighted_median_update(members: Members, labels: Labels, centers: Centers) -> Centers:
     """Medians with weights |d IoU / d ln c| of a member (volume V, overlap I, union U) in its centre's extent c (volume C).
 
     Where the member's extent is above c, I grows with c: IoU * (1 - (C - I) / U). Where it is not, only U does: IoU * C / U.
@@ -185,3 +196,6 @@ def weighted_medians(members: Members, labels: Labels, centers: Centers) -> Cent
     above, below = iou * (1 - (own_volumes - overlap) / union), iou * own_volumes / union
     slopes = np.where(members.columns > own, above, below)
     return np.stack([members.medians(axis, each, labels, len(centers)) for axis, each in enumerate(slopes)], axis=1)
+
+
+UPDATES = {"weighted_median": _weighted_median_update, "median": _median_update, "mean": _mean_update}

@@ -7,8 +7,11 @@ does not fit is refused in one line, which gives the command that fits anchors t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from detect.anchors.anchor_set import AnchorSet
 from detect.catalog.detectors import AnchorDetector, Detector, anchor_detectors, detectors, load_detector, with_anchors
@@ -52,7 +55,7 @@ def convert_anchors(anchors: AnchorSet, to: str | Detector) -> Conversion:
       - [116,90]  # P5/32
     """
     detector, form = _target(to)
-    if form == OUR_OWN and detector is None:
+    if form in HOLD_ANY_SET and detector is None:
         return FORMATS[form].write(anchors)
     try:
         _check(anchors, FORMATS[form], detector)
@@ -70,13 +73,19 @@ def place_of_text(anchors: AnchorSet, to: str | Detector) -> str:
     'cfg/yolov2-voc.cfg, the [region] section'
     """
     detector, form = _target(to)
-    if detector is None and form != OUR_OWN:
+    if detector is None and form not in HOLD_ANY_SET:
         detector = _like(form, strides_of_levels(anchors))
     return f"{detector.text.file}, {detector.text.key.rstrip(':')}" if detector else ""
 
 
 def _anchors_yaml(anchors: AnchorSet) -> Conversion:
     return Conversion(anchors.to_yaml().rstrip("\n"))
+
+
+def _json(anchors: AnchorSet) -> Conversion:
+    levels = msgspec.to_builtins(anchors.levels)
+    content = {"resize": anchors.resize, "center_offset": anchors.center_offset, "levels": levels}
+    return Conversion(json.dumps(content, indent=2))
 
 
 # YOLOv5: models/yolov5s.yaml, models/hub/yolov5s6.yaml; EfficientDet: D0 to D7, and D7x with P8
@@ -92,8 +101,9 @@ FORMATS: dict[str, TextFormat] = {
     "detectron2": TextFormat(detectron2),
     "effdet": TextFormat(effdet, strides=((8, 16, 32, 64, 128), (8, 16, 32, 64, 128, 256))),
     "anchors.yaml": TextFormat(_anchors_yaml, equal=False),
+    "json": TextFormat(_json, equal=False),
 }
-OUR_OWN = "anchors.yaml"  # holds any set
+HOLD_ANY_SET = ("anchors.yaml", "json")
 
 
 def _target(to: str | Detector) -> tuple[AnchorDetector | None, str]:

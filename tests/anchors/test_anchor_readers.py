@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from detect.anchors.anchor_readers import anchors_from_torchvision, parse_anchors, read_anchors
+from detect.anchors.anchor_readers import anchors_from_torchvision, is_plain, parse_anchors, read_anchors
 from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.known import load_anchors
 from detect.errors import AnchorFileError
@@ -135,6 +135,11 @@ def test_our_own_file_is_read_whole(tmp_path: Path):
 def test_a_set_that_states_no_resize_rule_is_saved_and_read(tmp_path: Path):
     parse_anchors(PLAIN).save(tmp_path / "anchors.yaml")
     assert load_anchors(tmp_path).resize == ""
+
+
+def test_text_is_taken_in_place_of_a_file():
+    assert load_anchors(PLAIN).num_anchors == 9
+    assert not is_plain("yolov5-p6")
 
 
 @pytest.mark.parametrize(

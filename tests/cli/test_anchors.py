@@ -25,7 +25,7 @@ def test_score_compares_sets_side_by_side_by_their_own_resize_rules_unless_told(
 
 
 @pytest.mark.parametrize(
-    "to", ["torchvision", "detectron2", "mmdet", "mmdet-yolo", "yolov5", "darknet", "yolov7", "anchors.yaml"]
+    "to", ["torchvision", "detectron2", "mmdet", "mmdet-yolo", "yolov5", "darknet", "yolov7", "json"]
 )
 def test_convert_prints_text_alone_on_stdout(detect, to):
     result = detect("anchors", "convert", "yolov3-coco", "--to", to)
@@ -37,7 +37,7 @@ def test_convert_prints_text_alone_on_stdout(detect, to):
 def test_convert_says_where_the_text_goes(detect):
     result = detect("anchors", "convert", "yolov5", "--to", "yolov5")
     assert result.err == "goes into models/yolov5s.yaml, anchors\n"
-    assert detect("anchors", "convert", "yolov5", "--to", "anchors.yaml").err == ""
+    assert detect("anchors", "convert", "yolov5", "--to", "json").err == ""
 
 
 def test_convert_writes_a_file_when_it_is_given_one(detect, tmp_path):

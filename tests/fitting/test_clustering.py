@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 
 from detect.errors import FitError
 from detect.fitting.clustering import EuclideanKMeans, IoUKMeans
-from detect.fitting.kmeans import Members, improve_centers, spread_seeds, weighted_medians
+from detect.fitting.kmeans import UPDATES, Members
 from detect.fitting.mixture import LogGaussianMixture
 from detect.ops.box_arrays import best_shape_iou, shape_iou
 
@@ -89,7 +89,7 @@ def test_weights_of_the_median_are_the_derivatives_of_iou():
     reach = np.cumsum(slopes[order])
     expected = shapes[order][np.searchsorted(reach, reach[-1] / 2), 0]
     members = Members(shapes, np.ones(3))
-    update = weighted_medians(members, np.zeros(3, np.int64), center[None])
+    update = UPDATES["weighted_median"](members, np.zeros(3, np.int64), center[None])
     assert update[0, 0] == expected
 
 
@@ -106,8 +106,9 @@ def test_order_and_copies_and_weights_change_nothing(shapes, seed):
     assert_allclose(weighted.inertia_, copied.inertia_, rtol=1e-12)
 
 
-def test_scaled_weights_and_scaled_shapes_change_nothing_else(shapes):
-    model = IoUKMeans(3, n_init=3)
+@pytest.mark.parametrize("update", ["weighted_median", "median", "mean"])
+def test_scaled_weights_and_scaled_shapes_change_nothing_else(shapes, update):
+    model = IoUKMeans(3, update=update, n_init=3)
     plain = clone(model).fit(shapes)
     heavy = clone(model).fit(shapes, sample_weight=np.full(len(shapes), 4.0))
     assert_allclose(heavy.cluster_centers_, plain.cluster_centers_, rtol=1e-9)
@@ -116,14 +117,12 @@ def test_scaled_weights_and_scaled_shapes_change_nothing_else(shapes):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_weighted_medians_beat_means(bccd, seed):
-    def means(members, labels, centers):
-        return np.stack([members.shapes[labels == row].mean(axis=0) for row in range(len(centers))])
-
-    members = Members(bccd.shapes, np.ones(len(bccd)))
-    start = spread_seeds(members, 5, np.random.RandomState(seed))
-    medians, mean = (improve_centers(members, start, update=update) for update in (None, means))
-    assert medians.total_iou > mean.total_iou
+def test_the_weighted_median_beats_the_median_and_the_mean(bccd, seed):
+    scores = {
+        update: IoUKMeans(5, update=update, random_state=seed).fit(bccd.shapes).score(bccd.shapes)
+        for update in ("weighted_median", "median", "mean")
+    }
+    assert scores["weighted_median"] > scores["median"] > scores["mean"]
 
 
 def test_score_inertia_and_labels_agree(shapes):
@@ -154,8 +153,12 @@ def test_fewer_distinct_shapes_than_clusters_is_an_error(estimator):
 
 
 def test_bad_parameters_are_named(shapes):
-    with pytest.raises(ValueError, match="need n_init >= 1 and max_iter >= 1"):
-        IoUKMeans(2, n_init=0).fit(shapes)
+    with pytest.raises(ValueError, match="update='mode'"):
+        IoUKMeans(2, update="mode").fit(shapes)
+    with pytest.raises(ValueError, match="init='random'"):
+        IoUKMeans(2, init="random").fit(shapes)
+    with pytest.raises(ValueError, match=r"\(2, 2\) positive extents"):
+        IoUKMeans(2, init=[[1.0, 2.0]]).fit(shapes)
     with pytest.raises(ValueError, match="Zero values in data passed to IoUKMeans: shapes are positive; row 1"):
         IoUKMeans(2).fit([[1.0, 1.0], [0.0, 1.0], [3.0, 3.0]])
 
@@ -163,9 +166,8 @@ def test_bad_parameters_are_named(shapes):
 def test_an_emptied_cluster_is_filled_again(shapes):
     # two starting centres far from all data: both would stay empty for ever
     start = np.array([[30.0, 30.0], [150.0, 90.0], [1e6, 1e6], [1e7, 1e7]])
-    members = Members(shapes, np.ones(len(shapes)))
-    labels = members.nearest(improve_centers(members, start).centers)[1]
-    assert (np.bincount(labels, minlength=4) > 0).all()
+    model = IoUKMeans(4, init=start).fit(shapes)
+    assert (np.bincount(model.labels_, minlength=4) > 0).all()
 
 
 def test_three_dimensions_work_alike():

@@ -162,10 +162,14 @@ def test_another_resize_rule_than_the_detectors_is_told():
     assert convert_anchors(replace(rows, resize=""), "yolov7").notes == ()
 
 
-def test_our_own_format_holds_any_set():
+def test_our_own_formats_hold_any_set():
+    content = json.loads(convert_anchors(UNEQUAL, "json").text)
+    assert content["resize"] == "letterbox:640"
+    assert content["levels"][1] == {"name": "P4", "stride": 16, "shapes": [[60.0, 61.0]]}
     tiny = AnchorSet.of([[(0.1, 0.1), (0.1, 0.1)]], strides=[4])
-    assert parse_anchors(convert_anchors(tiny, "anchors.yaml").text).levels == tiny.levels
-    assert place_of_text(tiny, "anchors.yaml") == ""
+    for to in ("json", "anchors.yaml"):
+        assert parse_anchors(convert_anchors(tiny, to).text).levels == tiny.levels
+        assert place_of_text(tiny, to) == ""
 
 
 def test_a_format_goes_where_the_first_detector_with_these_levels_has_it():
