@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from detect import ResizedInstances, fit_levels, parse_resize, read_coco
+from detect import ResizedInstances, fit_anchors, parse_resize, read_coco
 from detect.anchors.generator import AnchorGenerator
 from detect.heads.criterion import RetinaNetCriterion
 from detect.heads.fpn import FeaturePyramid
@@ -13,7 +13,7 @@ from detect.heads.retinanet import RetinaNetHead
 from detect.samples import sample_annotations
 
 boxes = ResizedInstances.of(read_coco(sample_annotations("nuclei")), parse_resize("none"))
-grid = AnchorGenerator(fit_levels(boxes, (4, 8), per_level=3).anchors)
+grid = AnchorGenerator(fit_anchors(boxes, per_level=3, strides=(4, 8)))
 
 
 class Detector(nn.Module):

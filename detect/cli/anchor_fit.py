@@ -60,6 +60,10 @@ def fit(
     objective = options.check()
     others = list(map(detect.load_anchors, compare or []))
     detector = target.load(options, resize)
+    if engine.engine == "dask" and options.per_level and not (objective.on_grid or detector):
+        raise ConfigError(
+            "--engine dask: not for --per-level by shape, which needs all boxes at once: --objective grid"
+        )
     rule = detect.parse_resize((detector.resize if detector else resize or options.resize) or "none")
     with engine.open(dataset) as data:
         boxes = data.fit_boxes(rule, options)

@@ -183,6 +183,9 @@ def convert(
             f"{', '.join(options.TEXT_FORMATS)}."
         ),
     ],
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Fill levels that have too few anchors with shapes of other levels.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
 ) -> None:
     """Print anchors as the text that a detector or framework takes.
@@ -192,7 +195,7 @@ def convert(
     from detect.interop.anchor_formats import place_of_text
 
     chosen = options.load_anchors(anchors)
-    conversion = detect.convert_anchors(chosen, to)
+    conversion = detect.convert_anchors(chosen, to, fill=fill)
     if output:
         save(output.parent, {output.name: conversion.text + "\n"})
     else:

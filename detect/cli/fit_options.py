@@ -120,6 +120,7 @@ class FitOptions:
         list[str] | None,
         expert(help="NAME=FACTOR: multiply the weight of a category, or of small, medium or large; repeatable."),
     ] = None
+    fixed: Annotated[list[str] | None, expert(help="WxH: a shape to keep among the k; repeatable.")] = None
     method: Annotated[Method, expert(help="optimal and kmeans maximise IoU; the others are baselines.")] = "optimal"
     certify: Annotated[
         float | None,
@@ -139,11 +140,11 @@ class FitOptions:
         placed = (self.per_level, self.max_per_level, self.max_strides, layout)
         on_grid = self.method == "optimal" and _num_given(self.levels, *placed) > 0
         objective = detect.Objective.parse(self.objective or ("grid" if on_grid else "shape"), on_grid=on_grid)
-        if objective.on_grid and self.method != "optimal":
-            raise ConfigError("--method needs an objective by shape: --objective shape")
-        if not objective.on_grid and _num_given(*placed):
+        if objective.on_grid and (self.method != "optimal" or self.fixed):
+            raise ConfigError("--method and --fixed need an objective by shape: --objective shape")
+        if not objective.on_grid and _num_given(self.max_per_level, self.max_strides, layout):
             raise ConfigError(
-                "--layout, --per-level, --max-per-level and --max-strides need an objective on the grid: --objective grid"
+                "--layout, --max-per-level and --max-strides need an objective on the grid: --objective grid"
             )
         if _num_given(self.k, self.per_level, self.max_per_level, layout) > 1:
             raise ConfigError("-k, --per-level, --max-per-level and --layout each set the number of shapes: give one")
@@ -151,7 +152,10 @@ class FitOptions:
             raise ConfigError(
                 "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"
             )
+        if not objective.on_grid and isinstance(_numbers(self.per_level), tuple):
+            raise ConfigError("--per-level with several numbers needs an objective on the grid: --objective grid")
         _factors(self.weight)
+        _shapes(self.fixed)
         if self.start:
             detect.load_anchors(self.start)
         return objective
@@ -166,11 +170,10 @@ class FitOptions:
         from detect.anchors.anchor_set import strides_of
 
         defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
-        for name in ("k", "objective", "max_per_level", "method", "penalty"):
+        for name in ("k", "objective", "max_per_level", "fixed", "method", "penalty"):
             if getattr(self, name) != getattr(defaults, name):
-                raise ConfigError(
-                    f"{'-k' if name == 'k' else f'--{name}'} does not go with --for {detector.name}: {own}"
-                )
+                flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+                raise ConfigError(f"{flag} does not go with --for {detector.name}: {own}")
         changes: dict[str, Any] = {}
         if self.levels is not None:
             changes["strides"] = list(strides_of(self.levels))
@@ -228,7 +231,12 @@ class FitOptions:
             yield limit
 
     def _fit_by_shape(self, instances: FitBoxes, common: dict[str, Any]) -> Fitted:
-        anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, method=self.method, **common)
+        own: dict[str, Any] = {
+            "per_level": _numbers(self.per_level),
+            "method": self.method,
+            "fixed": _shapes(self.fixed),
+        }
+        anchors = detect.fit_anchors(instances, k=self.k, seed=self.seed, **own, **common)
         return Fitted(anchors, f"for k = {anchors.num_anchors}", start=self.start)
 
     def fit_each(self, fits: list[Fitted]) -> Callable[[detect.ResizedInstances | FitBoxes], detect.AnchorSet]:
@@ -295,6 +303,19 @@ def _numbers(text: str | None) -> int | tuple[int, ...] | None:
     if not all(1 <= number <= MAX_ANCHORS for number in numbers):
         raise ConfigError(f"--per-level: expected numbers from 1 to {MAX_ANCHORS} such as 3 or 4,6,6, got {text!r}")
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _shapes(texts: list[str] | None) -> tuple[tuple[float, float], ...]:
+    shapes = []
+    for text in texts or []:
+        try:
+            width, height = (float(side) for side in text.lower().split("x"))
+        except ValueError:
+            width = height = 0.0
+        if not (0 < width < math.inf and 0 < height < math.inf):
+            raise ConfigError(f"--fixed: expected a width and a height in pixels such as 32x64, got {text!r}")
+        shapes.append((width, height))
+    return tuple(shapes)
 
 
 def _factors(texts: list[str] | None) -> dict[str, float]:

@@ -72,7 +72,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Shapes on levels, and the weighted utility of each for each box."""
+    """Shapes on levels, and the weighted utility of each for each box, less the utility of the fixed shapes."""
 
     shapes: Shapes
     levels: Int64[ndarray, " s"]
@@ -84,7 +84,9 @@ class Candidates:
         for level in range(len(boxes.strides)):
             rows = np.flatnonzero(levels == level)
             for block in np.array_split(rows, max(1, len(rows) * len(boxes) // TABLE_BLOCK)):
-                utility[block] = boxes.weights * boxes.utilities(level, shapes[block])
+                given = boxes.weights * boxes.utilities(level, shapes[block])
+                given -= boxes.floor
+                utility[block] = np.maximum(given, 0, out=given)
         return cls(shapes, levels, utility)
 
     @classmethod

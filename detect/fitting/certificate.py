@@ -73,10 +73,11 @@ def prove(
         if 0 < number < len(stages):
             candidates = candidates.on(stage)
         duals, openings = relax(candidates, limits, openings, steps=steps)
-        sure = float(duals.sum()) + stage.error
+        total = duals + stage.floor
+        sure = float(total.sum()) + stage.reduced_utility_of_fixed(total) + stage.error
         # with several groups, one may need the part of the gap that another leaves
         enough = (target + boxes.error - sure) / num_free if len(limits.counts) == 1 else 0.0
-        peaks = _peaks(stage, candidates, duals, limits, enough=enough, tolerance=tolerance * target / num_free)
+        peaks = _peaks(stage, candidates, total, limits, enough=enough, tolerance=tolerance * target / num_free)
         least = min(least, sure + _worth_of_all(peaks, limits))
         if least <= target + boxes.error or is_over():
             break
@@ -88,7 +89,7 @@ def _peaks(
     boxes: Boxes, candidates: Candidates, duals: PerBox, limits: Limits, *, enough: float, tolerance: float
 ) -> list[Peak]:
     """The highest reduced utility on each level."""
-    found = reduced_utility(candidates.utility, duals)
+    found = reduced_utility(candidates.utility, duals - boxes.floor)
     peaks = []
     for level, cost in enumerate(limits.costs):
         rows = np.flatnonzero(candidates.levels == level)

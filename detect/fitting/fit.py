@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import START, AnchorSet, place_shapes
-from detect.anchors.fit_boxes import FitBoxes
+from detect.anchors.anchor_set import START, AnchorSet, levels_of_shapes, place_shapes
+from detect.anchors.fit_boxes import CountedShapes, FitBoxes
 from detect.anchors.histogram import ShapeHistogram
 from detect.anchors.instances import ResizedInstances, tells_left_out
 from detect.errors import FitError
@@ -40,14 +40,18 @@ def fit_anchors(
     instances: ResizedInstances | FitBoxes,
     *,
     k: int | None = None,
+    per_level: int | None = None,
     method: str = "optimal",
     strides: Sequence[int] = (8, 16, 32, 64, 128),
     seed: int = 0,
     certify: float | None = None,
     rounds: int = ROUNDS,
     objective: str | Objective = "shape",
+    fixed: Sequence[tuple[float, float]] = (),
     start: AnchorSet | Float64[ndarray, "a 2"] | None = None,
     weights: Float64[ndarray, " n"] | None = None,
+    covariance_type: str = "full",
+    shrinkage: str | None = None,
 ) -> AnchorSet:
     """Fit anchors to the shapes of instances, and put each on the pyramid level of its size.
 
@@ -57,14 +61,20 @@ def fit_anchors(
     Args:
         instances: boxes after the detector's resize rule, or what fits need of them.
         k: number of shapes on all levels; by default that of the start, or 9.
+        per_level: instead of ``k``: split the boxes by size over the levels, and fit this number of shapes to the boxes of
+            each level, for frameworks whose levels share a head.
         method: one of ``METHODS``; ``optimal`` and ``kmeans`` maximise IoU, the others are baselines.
         strides: strides of the pyramid's levels, in pixels.
         seed: seed of the random starts; ``optimal`` has none.
-        certify: with ``optimal``: relative gap to prove between the fit and the best possible one; for ``proofs``.
+        certify: with ``optimal`` and ``k``: relative gap to prove between the fit and the best possible one; for ``proofs``.
         rounds: maximum number of rounds of the proof, each on finer cells or with more candidates.
-        objective: an objective by shape. Those except ``iou``, and ``start`` and ``weights``, need ``optimal``.
+        objective: an objective by shape. Those except ``iou``, and ``fixed``, ``start`` and ``weights``, need ``optimal``
+            and ``k``.
+        fixed: (width, height) of anchors to include among the k.
         start: at most k shapes to improve: the result is not inferior, and its ``scores`` hold theirs as ``start_...``.
         weights: weight of each instance, see :func:`detect.anchors.instances.instance_weights`.
+        covariance_type: see :class:`detect.fitting.mixture.LogGaussianMixture`.
+        shrinkage: see :class:`detect.fitting.mixture.LogGaussianMixture`.
 
     Raises:
         FitError: there are no usable boxes, fewer distinct shapes than k or more in the start, or options that exclude
@@ -82,18 +92,21 @@ def fit_anchors(
         k = DEFAULT_K if begin is None else len(begin)
     if method not in METHODS:
         raise FitError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if not 1 <= k <= MAX_ANCHORS:
-        raise FitError(f"the number of anchors must lie between 1 and {MAX_ANCHORS}, got {k}")
+    if not 1 <= (per_level or k) <= MAX_ANCHORS:
+        raise FitError(f"the number of anchors must lie between 1 and {MAX_ANCHORS}, got {per_level or k}")
     boxes = FitBoxes.of(instances, weights)
     boxes.require_boxes()
     if parsed.on_grid:
         raise FitError("fit_anchors fits by shape; for an objective on the grid see fit_levels")
-    special = parsed != Objective() or begin is not None or boxes.weighted
-    if special and method != "optimal":
-        raise FitError("an objective, a start and weights need the method optimal")
+    special = parsed != Objective() or fixed or begin is not None or boxes.weighted
+    if special and (method != "optimal" or per_level is not None):
+        raise FitError("an objective, fixed shapes, a start and weights need the method optimal, and k")
+    settings: dict[str, Any] = {"seed": seed, "covariance_type": covariance_type, "shrinkage": shrinkage}
     fields: dict[str, Any] = {"resize": boxes.resize, "name": "fitted"}
+    if per_level is not None:
+        return replace(_fit_by_level(boxes, per_level, method, sorted(strides), settings), **fields)
     if method == "optimal":
-        how: dict[str, Any] = {"start": begin, "certify": certify, "rounds": rounds}
+        how: dict[str, Any] = {"fixed": fixed, "start": begin, "certify": certify, "rounds": rounds}
         if not special and len(boxes.every.histogram) >= k:
             how["rivals"] = [kmeans_shapes(boxes.every.histogram, k, seed)]  # what the method kmeans gives
         best = _fit_optimal(boxes, k, parsed, how)
@@ -102,8 +115,26 @@ def fit_anchors(
         fields |= {"scores": scores, "proofs": {name: best.proof} if best.proof else {}}
         shapes = best.shapes
     else:
-        shapes = fit_shapes(boxes.every.histogram, k, method, seed=seed)
+        shapes = fit_shapes(boxes.every.histogram, k, method, **settings)
     return replace(place_shapes(shapes, strides), **fields)
+
+
+def _fit_by_level(
+    boxes: FitBoxes, per_level: int, method: str, strides: Sequence[int], settings: dict[str, Any]
+) -> AnchorSet:
+    """The same number of shapes for the boxes of each level; a level without boxes gets none."""
+    if not isinstance(boxes.placed, ResizedInstances):
+        raise FitError("shapes for the boxes of each level need all boxes at hand, not their counts")
+    level_of = levels_of_shapes(boxes.placed.shapes, strides)
+    groups = {}
+    for level in np.unique(level_of).tolist():
+        counted = CountedShapes.of(boxes.placed.shapes[level_of == level])
+        histogram = counted.best if method == "optimal" else counted.histogram
+        try:
+            groups[strides[level]] = fit_shapes(histogram, per_level, method, **settings)
+        except FitError as error:
+            raise FitError(f"level of stride {strides[level]}: {error}, or leave the level out (--levels)") from None
+    return AnchorSet.of(list(groups.values()), strides=list(groups))
 
 
 def _fit_optimal(boxes: FitBoxes, k: int, objective: Objective, options: dict[str, Any]) -> OptimalAnchors:
@@ -126,6 +157,8 @@ def fit_shapes(
     method: str = "optimal",
     *,
     seed: int = 0,
+    covariance_type: str = "full",
+    shrinkage: str | None = None,
 ) -> Float64[ndarray, "k 2"]:
     """k shapes (width, height) for a histogram, sorted by area; arguments as for :func:`fit_anchors`.
 
@@ -146,7 +179,7 @@ def fit_shapes(
 
     model: ShapeClustering
     if method == "mixture":
-        model = LogGaussianMixture(k, random_state=seed)
+        model = LogGaussianMixture(k, covariance_type=covariance_type, shrinkage=shrinkage, random_state=seed)
     else:
         model = EuclideanKMeans(k, log=method == "log-euclidean", random_state=seed)
     return model.fit(histogram.shapes, sample_weight=histogram.counts).cluster_centers_

@@ -57,6 +57,11 @@ class Boxes(ABC):
         return len(self.weights)
 
     @property
+    def floor(self) -> PerBox:
+        """Weighted utility that fixed anchors give to each box."""
+        return np.zeros(len(self))
+
+    @property
     def smallest_wh(self) -> Pair:
         """(width, height) of the smallest shape to search."""
         return SMALLEST_SHAPE * self.extents.min(axis=1)
@@ -89,6 +94,10 @@ class Boxes(ABC):
         """An upper bound for shapes below :meth:`log_range`, whose IoU is at most the ratio of one extent."""
         iou = (self.smallest_wh[:, None] / self.extents).max(axis=0)
         return float(np.maximum(self.weights * self.objective.of_iou(iou) - duals, 0).sum())
+
+    def reduced_utility_of_fixed(self, duals: PerBox) -> float:
+        """The utility of fixed anchors above the duals."""
+        return 0.0
 
     def take(self, rows: Int64[ndarray, " m"]) -> Boxes:
         """Some of the boxes; their weights are kept."""

@@ -98,10 +98,14 @@ def improve_centers(
     members: Members,
     centers: Centers,
     *,
+    num_fixed: int = 0,
     update: str | Update = "weighted_median",
     max_iter: int = MAX_ITER,
 ) -> Solution:
-    """Lloyd's iteration with over-relaxed steps; an empty cluster takes the worst covered shape."""
+    """Lloyd's iteration with over-relaxed steps; the first ``num_fixed`` centres do not move.
+
+    An empty cluster takes the worst covered shape.
+    """
     step = UPDATES[update] if isinstance(update, str) else update
     best, step_to, stretch = -np.inf, centers, 1.0
     trial, num_updates = centers, 0
@@ -113,6 +117,7 @@ def improve_centers(
             best, centers = total, trial
             labels = _refill(labels, members.weights * (1 - iou), len(centers))
             step_to = step(members, labels, centers)
+            step_to[:num_fixed] = centers[:num_fixed]
             stretch = min(stretch * STRETCH, LARGEST_STRETCH)
         elif stretch == 1.0:
             break
@@ -164,8 +169,8 @@ def _refill(labels: Labels, badness: PerShape, count: int) -> Labels:
     worst_first: Iterator[int] = iter(np.argsort(-badness, kind="stable").tolist())
     for empty in np.flatnonzero(sizes == 0):
         row = next((row for row in worst_first if sizes[labels[row]] > 1), None)
-        if row is None:
-            raise FitError(f"{count} clusters need {count} distinct shapes: fit fewer")
+        if row is None:  # a fixed shape that no box is near takes a cluster, and none is left for it
+            raise FitError(f"{count} clusters need {count} distinct shapes, fixed ones among them: fit fewer")
         sizes[labels[row]] -= 1
         sizes[empty] = 1
         labels[row] = empty

@@ -65,7 +65,7 @@ class RatioCells(ShapeCells):
     def _logarithms(self) -> Float64[ndarray, "2 n"]:
         return np.log(self.extents)
 
-    def _improved(self, shapes: Shapes, max_iter: int) -> Shapes:
+    def _improved(self, shapes: Shapes, num_fixed: int, max_iter: int) -> Shapes:
         members = self._members
 
         def update(_: Members, labels: Int64[ndarray, " n"], centers: Shapes) -> Shapes:
@@ -73,7 +73,9 @@ class RatioCells(ShapeCells):
             return np.stack([members.medians(axis, weights, labels, len(centers)) for axis in (0, 1)], axis=1)
 
         start = _sizes_and_aspects(shapes)
-        sizes, aspects = improve_centers(members, start, update=update, max_iter=max_iter).centers.T
+        sizes, aspects = improve_centers(
+            members, start, update=update, num_fixed=num_fixed, max_iter=max_iter
+        ).centers.T
         return np.stack([sizes * aspects, sizes / aspects], axis=1)
 
     @cached_property

@@ -177,16 +177,16 @@ def polish(boxes: Boxes, chosen: Candidates) -> Candidates:
 
 def move_each(boxes: Boxes, chosen: Candidates, step: float) -> Candidates:
     """Each shape in turn at the best place of its window; the same object if none moves."""
-    shapes, utility, moved = chosen.shapes.copy(), chosen.utility.copy(), False
+    shapes, utility, floor, moved = chosen.shapes.copy(), chosen.utility.copy(), boxes.floor, False
     for row, level in enumerate(chosen.levels.tolist()):
         if is_over():
             break
         others = np.delete(utility, row, axis=0).max(axis=0, initial=0.0)
         low, high = shapes[row] * np.exp(-step), shapes[row] * np.exp(step)
-        near = np.flatnonzero(boxes.highest_reduced_utilities(level, others, low, high) > 0)
+        near = np.flatnonzero(boxes.highest_reduced_utilities(level, others + floor, low, high) > 0)
         part, rest = boxes.take(near), others[near]
         places = shapes[row] * np.exp(step / 2 * SQUARE)
-        given = part.weights * part.utilities(level, places)
+        given = part.weights * part.utilities(level, places) - floor[near]
         values = np.maximum(given, rest).sum(axis=1)
         best = int(values.argmax())
         if values[best] > float(np.maximum(utility[row][near], rest).sum()) + SMALLEST_GAIN:
@@ -232,11 +232,11 @@ class OptimalAnchors(Proved):
     """Shapes, their score, and the proof that no shapes exceed it by much; made by :func:`optimal_anchors`."""
 
     shapes: Float64[ndarray, "k 2"]
-    """(width, height) in pixels, sorted by area."""
+    """(width, height) in pixels, sorted by area, with the fixed ones."""
     score: float
     """The objective at these shapes, over the histogram."""
     proof: Proof | None
-    """Its upper bound holds over the boxes for all choices of k shapes."""
+    """Its upper bound holds over the boxes for all choices of k shapes that include the fixed ones."""
     start_score: float | None = None
     """The objective at the start, if one was given."""
 
@@ -247,6 +247,7 @@ def optimal_anchors(
     *,
     objective: str | Objective = "iou",
     weights: Float64[ndarray, " cells"] | Sequence[float] | None = None,
+    fixed: Sequence[tuple[float, float]] = (),
     start: Shapes | None = None,
     rivals: Sequence[Shapes] = (),
     certify: float | None = 0.02,
@@ -256,18 +257,19 @@ def optimal_anchors(
 
     Args:
         histogram: histogram of the boxes' shapes, or one for each category or area range. Finer cells give a tighter bound.
-        k: number of shapes.
+        k: number of shapes, fixed ones included.
         objective: ``iou``, the average best IoU; ``recall@T``, the share of boxes whose best IoU reaches T; ``ratio``, the
             average best side ratio; or a blend. See :meth:`Objective.parse`.
         weights: weight of a box in each cell of the one histogram, or in each of several histograms.
-        start: at most k shapes, to which the result is not inferior.
+        fixed: (width, height) of anchors that are part of every choice.
+        start: at most k shapes, to which the result is not inferior if they hold the fixed ones.
         rivals: k shapes each, such as those of k-means: the search starts from them only if they win.
         certify: gap at which the proof ends; None proves nothing and is faster.
         rounds: maximum number of rounds of the proof; each is on finer cells or with more candidates.
 
     Raises:
         FitError: there are no boxes, fewer distinct shapes than are to be fitted, or more in the start.
-        ValueError: k, the objective or a weight is out of range.
+        ValueError: k, the objective, a weight or a fixed shape is out of range.
 
     >>> boxes = np.array([[10.0, 20.0], [11.0, 20.0], [12.0, 20.0], [50.0, 40.0]])
     >>> best = optimal_anchors(ShapeHistogram.of(boxes, cells_per_octave=1024), 2, certify=0.001)
@@ -276,20 +278,30 @@ def optimal_anchors(
            [50., 40.]]), 0.9564, True)
     """
     parsed = Objective.parse(objective)
-    _check(k, certify, rounds)
+    _check(fixed, k, certify, rounds)
     kind = RatioCells if parsed.of_sides else ShapeCells
-    cells = kind.of(histogram, weights, objective=parsed)
-    require_enough(cells.extents.T, k)
-    limits = Limits((0,), (k,), (0.0,))
-    if start is not None and len(start) > k:
-        raise FitError(f"the start has {len(start)} shapes, more than the {k} to be fitted")
-    starts = [] if start is None else [Candidates.of(cells, start, np.zeros(len(start), np.int64))]
+    cells = kind.of(histogram, weights, objective=parsed, fixed=fixed)
+    num_free = k - len(fixed)
+    require_enough(cells.extents.T, num_free)
+    limits = Limits((0,), (num_free,), (0.0,))
+    starts = [] if start is None else [_start_of(cells, start, num_free)]
     others = [Candidates.of(cells, each, np.zeros(k, np.int64)) for each in rivals]
     solution = search(cells, limits, starts, rivals=others)
-    score = float(solution.chosen.best.sum())
+    score = float((solution.chosen.best + cells.floor).sum())
     proof = prove_solution(cells, solution, limits, score=score, certify=certify, rounds=rounds)
-    start_score = float(starts[0].best.sum()) if starts else None
-    return OptimalAnchors(sorted_by_area(solution.chosen.shapes), score, proof, start_score)
+    shapes = sorted_by_area(np.concatenate([cells.fixed, solution.chosen.shapes]))
+    start_score = (
+        None if start is None else float((cells.weights * cells.utilities(0, start).max(axis=0, initial=0.0)).sum())
+    )
+    return OptimalAnchors(shapes, score, proof, start_score)
+
+
+def _start_of(cells: ShapeCells, start: Shapes, num_free: int) -> Candidates:
+    """The shapes of a start that are not fixed."""
+    new = start[np.array([not np.isclose(cells.fixed, shape).all(axis=1).any() for shape in start], bool)]
+    if len(new) > num_free:
+        raise FitError(f"the start has {len(new)} shapes, more than the {num_free} to be fitted")
+    return Candidates.of(cells, new, np.zeros(len(new), np.int64))
 
 
 def kmeans_shapes(histogram: ShapeHistogram, k: int, seed: int = 0) -> Shapes:
@@ -304,9 +316,12 @@ def kmeans_shapes(histogram: ShapeHistogram, k: int, seed: int = 0) -> Shapes:
     return sorted_by_area(improve_centers(full, start.centers).centers)
 
 
-def _check(k: int, certify: float | None, rounds: int) -> None:
-    if k < 1:
-        raise ValueError(f"need k >= 1, got {k=}")
+def _check(fixed: Sequence[tuple[float, float]], k: int, certify: float | None, rounds: int) -> None:
+    kept = np.array(fixed, np.float64).reshape(-1, 2)
+    if not (np.isfinite(kept).all() and (kept > 0).all()):
+        raise ValueError(f"fixed anchors must have positive, finite widths and heights, got {fixed}")
+    if not max(len(kept), 1) <= k:
+        raise ValueError(f"need k >= 1 and no more fixed anchors than k, got {k=} and {len(kept)} fixed")
     if certify is not None and not certify >= 0:
         raise ValueError(f"need certify >= 0, got {certify=}")
     if rounds < 1:

@@ -41,6 +41,8 @@ class ShapeCells(OwnPositions):
     """Upper bound of |d ln w| + |d ln h| between a point and its boxes."""
     variance: PerBox
     """Upper bound of the mean of (d ln w)**2 + (d ln h)**2 over a point's boxes."""
+    fixed: Float64[ndarray, "m 2"]
+    """(width, height) of anchors that are part of every choice."""
 
     max_table = 500_000
     settles = True
@@ -54,6 +56,7 @@ class ShapeCells(OwnPositions):
         weights: Float64[ndarray, " cells"] | Sequence[float] | None = None,
         *,
         objective: str | Objective = "iou",
+        fixed: Sequence[tuple[float, float]] = (),
     ) -> ShapeCells:
         """The cells of a histogram, or of several, such as one for each category.
 
@@ -86,10 +89,11 @@ class ShapeCells(OwnPositions):
             raise ValueError("no box of positive weight")
         kept = total > 0
         points = _Points(log_wh[kept], total[kept] / total.sum(), radius[kept], variance[kept]).joined(log_wh[kept])
-        return cls._of_points(points, Objective.parse(objective))
+        fixed_shapes = np.array(fixed, np.float64).reshape(-1, 2)
+        return cls._of_points(points, objective=Objective.parse(objective), fixed=fixed_shapes)
 
     @classmethod
-    def _of_points(cls, points: _Points, objective: Objective) -> ShapeCells:
+    def _of_points(cls, points: _Points, *, objective: Objective, fixed: Float64[ndarray, "m 2"]) -> ShapeCells:
         count = len(points.weights)
         return cls(
             extents=np.exp(points.log_wh.T),
@@ -100,6 +104,7 @@ class ShapeCells(OwnPositions):
             radius=points.radius,
             variance=points.variance,
             objective=objective,
+            fixed=fixed,
             error=ROUNDING,
         )
 
@@ -107,7 +112,7 @@ class ShapeCells(OwnPositions):
         """Points in one square cell of the plane joined into one, at their mean."""
         points = _Points(np.log(self.extents.T), self.weights, self.radius, self.variance)
         keys = np.floor(points.log_wh * (cells_per_octave / np.log(2)))
-        return self._of_points(points.joined(keys), self.objective)
+        return self._of_points(points.joined(keys), objective=self.objective, fixed=self.fixed)
 
     def joined(self, limit: int) -> ShapeCells:
         return self if len(self) <= limit else self._coarse_stages(limit)[-1]
@@ -125,6 +130,13 @@ class ShapeCells(OwnPositions):
             stages.append(stage)
         return stages
 
+    @cached_property
+    def floor(self) -> PerBox:  # type: ignore[override]
+        return self.weights * self.utilities(0, self.fixed).max(axis=0, initial=0.0)
+
+    def reduced_utility_of_fixed(self, duals: PerBox) -> float:
+        return float(self.reduced_utilities(0, duals, self.fixed).sum())
+
     def reduced_utility_of_small_shapes(self, duals: PerBox) -> float:
         return 0.0  # below all extents every IoU grows with the shape
 
@@ -135,13 +147,14 @@ class ShapeCells(OwnPositions):
         return super()._columns(rows) | {"radius": self.radius[rows], "variance": self.variance[rows]}
 
     def settled(self, shapes: Shapes, max_updates: int) -> Shapes:
-        """Shapes after weighted-median updates over all points; unchanged for recall alone."""
+        """Shapes after weighted-median updates over all points; unchanged for recall alone. Fixed shapes do not move."""
         if self.objective.recall_share == 1 or not len(shapes):
             return shapes
-        return self._improved(shapes, max_updates)
+        start = np.concatenate([self.fixed, shapes])
+        return self._improved(start, len(self.fixed), max_updates)[len(self.fixed) :]
 
-    def _improved(self, shapes: Shapes, max_iter: int) -> Shapes:
-        return improve_centers(self._members, shapes, max_iter=max_iter).centers
+    def _improved(self, shapes: Shapes, num_fixed: int, max_iter: int) -> Shapes:
+        return improve_centers(self._members, shapes, num_fixed=num_fixed, max_iter=max_iter).centers
 
     @cached_property
     def _members(self) -> Members:

@@ -8,12 +8,13 @@ does not fit is refused in one line, which gives the command that fits anchors t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from detect.anchors.anchor_set import AnchorSet
+from detect.anchors.anchor_set import SIZE_IN_STRIDES, AnchorLevel, AnchorSet
 from detect.catalog.detectors import AnchorDetector, Detector, anchor_detectors, detectors, load_detector, with_anchors
 from detect.errors import CatalogError, ConvertError
 from detect.interop.anchor_text import Conversion, strides_of_levels
@@ -37,12 +38,13 @@ class TextFormat:
     """No anchor is smaller than one of a finer level."""
 
 
-def convert_anchors(anchors: AnchorSet, to: str | Detector) -> Conversion:
+def convert_anchors(anchors: AnchorSet, to: str | Detector, *, fill: bool = False) -> Conversion:
     """Write anchors as the text that a detector takes, and note what it does differently.
 
     Args:
         anchors: the set.
         to: a text format of ``FORMATS``, a detector, its name, or a YAML file that describes one.
+        fill: first fill levels that have too few shapes with shapes of other levels.
 
     Raises:
         ConvertError: there is no such format or detector, or it does not take this set.
@@ -57,13 +59,14 @@ def convert_anchors(anchors: AnchorSet, to: str | Detector) -> Conversion:
     detector, form = _target(to)
     if form in HOLD_ANY_SET and detector is None:
         return FORMATS[form].write(anchors)
+    filled, notes = _filled(anchors, detector) if fill else (anchors, ())
     try:
-        _check(anchors, FORMATS[form], detector)
-        conversion = FORMATS[form].write(anchors)
+        _check(filled, FORMATS[form], detector, ranked=not notes)
+        conversion = FORMATS[form].write(filled)
     except ConvertError as error:
         name = detector.name if detector else form
         raise ConvertError(f"{name} {error}: `{_fit_command(anchors, detector, form)}`") from None
-    return Conversion(conversion.text, (*conversion.notes, *_resize_note(anchors, detector)))
+    return Conversion(conversion.text, (*notes, *conversion.notes, *_resize_note(anchors, detector)))
 
 
 def place_of_text(anchors: AnchorSet, to: str | Detector) -> str:
@@ -119,7 +122,7 @@ def _target(to: str | Detector) -> tuple[AnchorDetector | None, str]:
     return detector, detector.text.format
 
 
-def _check(anchors: AnchorSet, form: TextFormat, detector: AnchorDetector | None) -> None:
+def _check(anchors: AnchorSet, form: TextFormat, detector: AnchorDetector | None, *, ranked: bool) -> None:
     """Refuse a set whose levels, numbers, sizes or order the target does not take."""
     strides, counts = strides_of_levels(anchors), [len(level.shapes) for level in anchors.levels]
     if detector and (strides, counts) != (detector.strides, detector.numbers):
@@ -137,7 +140,7 @@ def _check(anchors: AnchorSet, form: TextFormat, detector: AnchorDetector | None
                 raise ConvertError(f"takes no anchors below one pixel; {level.name} holds {w:g} x {h:g}")
             if (w, h) in level.shapes[:number]:
                 raise ConvertError(f"takes different anchors; {level.name} holds {w:g} x {h:g} twice")
-    if form.ranked or (detector and detector.layout == "ranked"):
+    if ranked and (form.ranked or (detector and detector.layout == "ranked")):
         check_rank(anchors)
 
 
@@ -175,6 +178,26 @@ def _resize_note(anchors: AnchorSet, detector: AnchorDetector | None) -> tuple[s
     return (
         f"the shapes are in pixels after {anchors.resize}; {detector.name} resizes by {detector.resize} unless told",
     )
+
+
+def _filled(anchors: AnchorSet, detector: AnchorDetector | None) -> tuple[AnchorSet, tuple[str, ...]]:
+    """Fill shorter levels with shapes of other levels, nearest in size first."""
+    counts = [len(level.shapes) for level in anchors.levels]
+    wanted = [max(counts)] * len(counts)
+    if detector and strides_of_levels(anchors) == detector.strides:
+        wanted = detector.numbers
+    levels = tuple(_longer(level, anchors, number) for level, number in zip(anchors.levels, wanted, strict=True))
+    if levels == anchors.levels:
+        return anchors, ()
+    note = f"levels of {_list(counts)} anchors are filled with shapes of other levels to {_list(wanted)}"
+    return replace(anchors, levels=levels), (note,)
+
+
+def _longer(level: AnchorLevel, anchors: AnchorSet, wanted: int) -> AnchorLevel:
+    others = {shape for other in anchors.levels for shape in other.shapes} - set(level.shapes)
+    own_size = SIZE_IN_STRIDES * level.stride
+    nearest = sorted(others, key=lambda shape: (abs(math.log(math.sqrt(math.prod(shape)) / own_size)), shape))
+    return AnchorLevel(level.name, level.stride, [*level.shapes, *nearest[: max(0, wanted - len(level.shapes))]])
 
 
 def _list(values: Sequence[int]) -> str:

@@ -112,6 +112,12 @@ def test_no_boxes_are_an_error_that_names_what_is_invalid():
         fit_anchors(boxes, k=1)
 
 
+def test_shapes_for_each_level_need_the_boxes_themselves(monkeypatch):
+    boxes = boxes_of_shards([read_coco(coco_content([(0, 0, 9, 9)]))], "none")
+    with pytest.raises(FitError, match="need all boxes at hand"):
+        fit_anchors(boxes, per_level=1)
+
+
 def test_weights_of_unknown_names_are_an_error():
     with pytest.raises(FitError, match="no category or size is named 'dog': type 1, small, medium, large"):
         boxes_of_shards([read_coco(coco_content([(0, 0, 9, 9)]))], "none", factors={"dog": 2.0})

@@ -48,13 +48,15 @@ def test_convert_writes_a_file_when_it_is_given_one(detect, tmp_path):
     assert (tmp_path / "new" / "rows.yaml").read_text("utf-8") == printed
 
 
-def test_convert_refuses_what_does_not_fit_with_the_command_that_fits(refused, tmp_path):
+def test_convert_fills_levels_only_when_it_is_asked_to(detect, refused, tmp_path):
     (tmp_path / "few.yaml").write_text(
         "- {stride: 8, shapes: [[10, 13], [16, 30]]}\n- {stride: 16, shapes: [[30, 61]]}\n", "utf-8"
     )
     assert "this set has 2, 1: `detect anchors fit DATA --levels 8,16 --per-level 2`" in refused(
         "anchors", "convert", tmp_path / "few.yaml", "--to", "mmdet"
     )
+    result = detect("anchors", "convert", tmp_path / "few.yaml", "--to", "mmdet", "--fill")
+    assert "levels of 2, 1 anchors are filled with shapes of other levels to 2, 2" in result.err
 
 
 def test_anchors_of_another_framework_are_scored_under_a_resize_rule_that_is_given(detect, tmp_path):

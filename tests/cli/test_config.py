@@ -65,9 +65,9 @@ def test_fields_are_spelled_as_options_are_typed(tmp_path):
 
 def test_lists_are_comma_lists_or_repeated_options(tmp_path):
     assert values(tmp_path, "heatmaps oracle", "strides: [2, 4]\nsigmas: 1.5\n") == {"strides": "2,4", "sigmas": "1.5"}
-    assert values(tmp_path, "anchors fit", "compare: [retinanet, yolov3-coco]\nweight: small=2\n") == {
+    assert values(tmp_path, "anchors fit", "compare: [retinanet, yolov3-coco]\nfixed: 3x4\n") == {
         "compare": ["retinanet", "yolov3-coco"],
-        "weight": ["small=2"],
+        "fixed": ["3x4"],
     }
 
 
@@ -109,9 +109,9 @@ def test_hyphens_and_underscores_are_alike_in_files(detect, tmp_path, field):
 
 def test_hyphens_and_underscores_are_alike_on_the_command_line(detect):
     typed = ("anchors", "fit", NUCLEI, "--levels", "p2-p3", "--certify", 1, "--json")
-    by_hyphen = detect(*typed, "--time-limit", 30, "--method", "log-euclidean")
+    by_hyphen = detect(*typed, "--per-level", 1, "--method", "log-euclidean", "--objective", "shape")
     assert by_hyphen.code == 0
-    assert by_hyphen == detect(*typed, "--time_limit", 30, "--method", "log_euclidean")
+    assert by_hyphen == detect(*typed, "--per_level", 1, "--method", "log_euclidean", "--objective", "shape")
 
 
 def test_a_file_gives_what_the_command_line_gives_and_the_command_line_wins(detect, tmp_path):

@@ -122,6 +122,9 @@ def test_other_formats_and_options_without_the_engine_are_errors(detect, refused
         2,
         "detect: --scheduler, --workers, --worker-memory and --bad-shards need --engine dask\n",
     )
+    assert "not for --per-level by shape" in refused(
+        "anchors", "fit", *files, "--method", "kmeans", "--per-level", 2, *on_dask
+    )
     table = tmp_path / "points.csv"
     table.write_text("image,x,y\na.png,1,2\n")
     assert "shards are COCO JSON files or parts of a Parquet dataset, not points" in refused(

@@ -78,18 +78,25 @@ def test_rare_categories_can_be_made_to_count_alike(detect):
     assert areas[2] < 0.5 * areas[0]  # platelets are far smaller
 
 
+def test_fixed_shapes_are_kept(detect):
+    content = detect("anchors", "fit", NUCLEI, "-k", 3, "--fixed", "33x44", "--json").json
+    assert [33.0, 44.0] in content["shapes"]
+    assert len(content["shapes"]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--fixed", "3y4"), "--fixed: expected a width and a height in pixels such as 32x64, got '3y4'"),
+        (("--fixed", "0x4"), "--fixed: expected a width and a height"),
         (("--weight", "cell"), "--weight: expected a name and a factor from 0 such as platelets=5, got 'cell'"),
         (("--weight", "dog=2"), "no category or size is named 'dog'"),
         (("--objective", "area"), "objective 'area' is not iou, recall@T"),
-        (("--objective", "grid", "--method", "kmeans"), "--method needs an objective by shape"),
+        (("--objective", "grid", "--fixed", "3x4"), "--method and --fixed need an objective by shape"),
         (
             ("--objective", "shape", "--layout", "grid"),
-            "--max-per-level and --max-strides need an objective on the grid",
+            "--layout, --max-per-level and --max-strides need an objective on",
         ),
-        (("--method", "kmeans", "--per-level", "3"), "--max-per-level and --max-strides need an objective on the grid"),
         (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
         (
             ("-k", "9", "--per-level", "3"),
@@ -98,6 +105,7 @@ def test_rare_categories_can_be_made_to_count_alike(detect):
         (("--scales", "2"), "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"),
         (("--per-level", "3,no"), "--per-level: expected numbers from 1 to 1000 such as 3 or 4,6,6, got '3,no'"),
         (("--per-level", "3,3"), "5 levels need 5 numbers of shapes, got 3, 3 shapes on the levels"),
+        (("--per-level", "3,3", "--objective", "shape"), "--per-level with several numbers needs an objective on the"),
         (("--start", "nope"), "nope: no such file; known by name: "),
         (("--start", "yolov2-voc", "-k", "4"), "the start has 5 shapes, more than the 4 to be fitted"),
         (
@@ -131,6 +139,7 @@ RANGES = {  # of each option, its ends as the help gives them and a value betwee
     "layout": ["free", "octaves", "grid", "level-grids"],
     "scales": [1, 2, 30],
     "ratios": [1, 2, 30],
+    "fixed": [None, ["1e-9x1e9"], ["10x10", "10x10"]],
     "method": ["optimal", "kmeans", "euclidean", "log-euclidean"],
     "objective": [None, "grid", "shape", "recall@0.5", "shape:recall@1"],
     "certify": [None, 0.0, 1e-4, 1.0],
@@ -156,3 +165,8 @@ def test_any_options_within_their_ranges_are_fitted_or_refused_with_the_rule(dat
 def test_more_shapes_than_a_fit_takes_over_all_levels_are_refused(own):
     with pytest.raises(FitError, match="shapes on 5 levels: at most 1,000 in all"):
         FitOptions(**own).fit(ResizedInstances.of(FEW, parse_resize("none")))
+
+
+def test_a_fixed_shape_that_no_box_is_near_takes_a_cluster():
+    with pytest.raises(FitError, match="9 clusters need 9 distinct shapes, fixed ones among them"):
+        FitOptions(fixed=["1e-9x1e9"]).fit(ResizedInstances.of(FEW, parse_resize("none")))

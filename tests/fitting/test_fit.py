@@ -51,7 +51,7 @@ def test_what_was_proved_stands_beside_its_score(nuclei):
     anchors = fit_anchors(nuclei, k=5, certify=0.01)
     reached = anchor_metrics(nuclei, anchors).average_iou
     assert reached <= anchors.proofs["average_iou"].upper_bound <= 1.01 * reached
-    for options in ({"k": 2}, {"k": 2, "method": "kmeans", "certify": 0.01}):
+    for options in ({"k": 2}, {"k": 2, "method": "kmeans", "certify": 0.01}, {"per_level": 1, "certify": 0.01}):
         assert not fit_anchors(nuclei, **options).proofs
 
 
@@ -64,9 +64,10 @@ def test_another_objective_is_fitted_and_named(nuclei):
     assert reached[0] > reached[1]
 
 
-def test_the_score_of_weighted_boxes_is_their_weighted_mean(nuclei):
+def test_weights_and_fixed_shapes_are_those_of_the_optimum(nuclei):
     weights = instance_weights(nuclei, balance="size")
-    fit = fit_anchors(nuclei, k=3, weights=weights)
+    fit = fit_anchors(nuclei, k=3, weights=weights, fixed=[(30.0, 30.0)])
+    assert (30.0, 30.0) in [shape for level in fit.levels for shape in level.shapes]
     best = anchor_metrics(nuclei, fit).best_iou
     assert_allclose(fit.scores["weighted_average_iou"], np.average(best, weights=weights), rtol=1e-3)
 
@@ -75,12 +76,19 @@ def test_the_score_of_weighted_boxes_is_their_weighted_mean(nuclei):
     ("options", "message"),
     [
         ({"objective": Objective(on_grid=True)}, "see fit_levels"),
-        ({"method": "kmeans", "weights": np.ones(318)}, "need the method optimal"),
+        ({"per_level": 2, "fixed": [(3.0, 3.0)]}, "need the method optimal, and k"),
+        ({"method": "kmeans", "weights": np.ones(318)}, "need the method optimal, and k"),
+        ({"k": 1, "fixed": [(3.0, 3.0), (4.0, 4.0)]}, "fixed"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(nuclei, options, message):
     with pytest.raises(FitError, match=message):
         fit_anchors(nuclei, **options)
+
+
+def test_per_level_fits_as_many_to_each_level_that_has_boxes(bccd):
+    anchors = fit_anchors(bccd, per_level=3, strides=(8, 16, 32, 64, 128))
+    assert [(level.name, len(level.shapes)) for level in anchors.levels] == [("P3", 3), ("P4", 3), ("P5", 3), ("P6", 3)]
 
 
 def test_the_k_curve_rises_and_its_knee_is_on_it(bccd):
@@ -119,6 +127,8 @@ def test_no_usable_boxes_is_an_error_that_says_why():
 def test_more_anchors_than_shapes_is_an_error():
     with pytest.raises(FitError, match="3 clusters need 3 distinct shapes, got 2"):
         fit_anchors(instances_of([[1, 1, 5, 5], [1, 1, 9, 9]]), k=3)
+    with pytest.raises(FitError, match=r"level of stride 8: 2 clusters need 2 distinct shapes, got 1.*--levels"):
+        fit_anchors(instances_of([[1, 1, 5, 5], [2, 2, 5, 5]]), per_level=2)
 
 
 def test_bad_options_are_named(bccd):

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.covariance import ledoit_wolf_shrinkage, oas
 from sklearn.mixture import GaussianMixture
 
 from detect.errors import FitError
-from detect.fitting.mixture import LogGaussianMixture
+from detect.fitting.mixture import LogGaussianMixture, _ledoit_wolf, _oas
 
 ONE_WIDTH = np.stack([np.full(40, 16.0), np.concatenate([np.linspace(9, 11, 20), np.linspace(38, 46, 20)])], axis=1)
 
@@ -39,6 +40,8 @@ def test_a_weight_is_so_many_copies(shapes):
     "remedy",
     [
         {},
+        {"shrinkage": "ledoit-wolf"},
+        {"shrinkage": "oas"},
         {"covariance_type": "diag"},
         {"covariance_type": "spherical"},
         {"covariance_type": "tied"},
@@ -57,11 +60,21 @@ def test_without_a_load_on_the_diagonal_the_same_data_are_singular():
     assert np.linalg.cond(LogGaussianMixture(2).fit(ONE_WIDTH).mixture_.covariances_).max() < 1e3
 
 
+def test_shrinkage_is_scikit_learns(shapes):
+    centred = np.log(shapes) - np.log(shapes).mean(axis=0)
+    scatter = centred.T @ centred / len(centred)
+    ones = np.ones(len(centred))
+    assert_allclose(_ledoit_wolf(centred, ones, scatter), ledoit_wolf_shrinkage(centred, assume_centered=True))
+    assert_allclose(_oas(centred, ones, scatter), oas(centred, assume_centered=True)[1])
+
+
 def test_bic_finds_the_planted_number(shapes):
     curve = {k: LogGaussianMixture(k, n_init=1).fit(shapes).bic_ for k in range(1, 6)}
     assert min(curve, key=curve.__getitem__) == 2
 
 
 def test_bad_parameters_are_named(shapes):
-    with pytest.raises(FitError, match="covariance_type='round' is not one of"):
-        LogGaussianMixture(2, covariance_type="round").fit(shapes)
+    with pytest.raises(ValueError, match="shrinkage='lasso'"):
+        LogGaussianMixture(2, shrinkage="lasso").fit(shapes)
+    with pytest.raises(FitError, match="shrinkage is for covariance_type='full'"):
+        LogGaussianMixture(2, shrinkage="oas", covariance_type="diag").fit(shapes)

@@ -110,6 +110,34 @@ def test_a_rare_category_is_served_when_it_weighs_more():
     assert reached[0] < 0.5 < reached[1]
 
 
+def test_fixed_anchors_stay_and_the_rest_is_the_best_beside_them():
+    boxes = random_shapes(3, 8)
+    best = optimal_anchors(fine_histogram(boxes), 2, fixed=[(30.0, 10.0)], certify=0.005)
+    assert [30.0, 10.0] in best.shapes.tolist()
+    assert len(best.shapes) == 2
+    fixed = best_shape_iou(boxes, np.array([[30.0, 10.0]]))[0]
+    exhaustive = np.maximum(grid_iou(boxes, 200), fixed).mean(axis=1).max()
+    assert exhaustive <= best.score + 1e-9
+    assert best.gap <= 0.005
+    free = optimal_anchors(fine_histogram(boxes), 2, certify=None)
+    assert best.score <= free.score + 1e-9
+
+
+def test_boxes_that_share_a_cell_stay_below_the_bound_of_fixed_anchors_by_hand():
+    # 33 and 60 wide in one cell of an octave, of mean sqrt(33 * 60); a fixed 10 x 10 has more of the two than of their mean
+    histogram = ShapeHistogram.of(np.array([[33.0, 10.0], [60.0, 10.0]]), cells_per_octave=1)
+    best = optimal_anchors(histogram, 1, fixed=[(10.0, 10.0)])
+    assert_allclose(best.score, 10 / np.sqrt(33 * 60), rtol=1e-6)
+    assert best.score < (10 / 33 + 10 / 60) / 2 <= best.upper_bound
+
+
+def test_when_all_are_fixed_their_score_is_the_bound():
+    boxes = random_shapes(3, 8)
+    best = optimal_anchors(fine_histogram(boxes), 1, fixed=[(30.0, 10.0)])
+    assert_allclose(best.score, best_shape_iou(boxes, np.array([[30.0, 10.0]]))[0].mean())
+    assert_allclose(best.gap, 0, atol=1e-8)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_recall_agrees_with_an_exhaustive_search(seed):
     boxes = random_shapes(seed, 4 + seed)
@@ -136,7 +164,9 @@ def test_fewer_shapes_than_asked_for_are_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k": 0}, r"need k >= 1, got k=0"),
+        ({"k": 0}, r"need k >= 1 and no more fixed anchors than k, got k=0 and 0 fixed"),
+        ({"k": 1, "fixed": [(1.0, 2.0), (3.0, 4.0)]}, r"got k=1 and 2 fixed"),
+        ({"k": 1, "fixed": [(0.0, 2.0)]}, r"fixed anchors must have positive, finite widths and heights"),
         ({"k": 1, "certify": -0.1}, r"need certify >= 0, got certify=-0.1"),
         ({"k": 1, "rounds": 0}, r"need rounds >= 1, got rounds=0"),
         ({"k": 1, "objective": "ap"}, r"objective 'ap' is not iou"),

@@ -57,21 +57,22 @@ def test_hardly_a_choice_of_the_plane_is_better_and_none_exceeds_the_bound(seed)
 @given(seeds)
 def test_medians_of_sizes_and_aspects_never_lower_the_score(seed):
     boxes = random_shapes(seed, 50)
-    cells = RatioCells.of(fine_histogram(boxes), objective="ratio")
+    cells = RatioCells.of(fine_histogram(boxes), objective="ratio", fixed=[(20.0, 20.0)])
     start = boxes[:3]
     settled = cells.settled(start, max_updates=20)
-    before, after = (side_ratios(boxes, shapes).max(axis=1).mean() for shapes in (start, settled))
+    with_fixed = [np.concatenate([cells.fixed, shapes]) for shapes in (start, settled)]
+    before, after = (side_ratios(boxes, shapes).max(axis=1).mean() for shapes in with_fixed)
     assert after >= before - 1e-12
     assert settled.shape == start.shape
 
 
-def test_weights_take_part():
+def test_weights_and_fixed_shapes_take_part():
     boxes = np.array([[10.0, 10.0], [40.0, 40.0], [400.0, 400.0]])
     options = {"objective": "ratio", "certify": 0.001}
-    best = optimal_anchors(fine_histogram(boxes), 2, weights=[1.0, 5.0, 2.0], **options)
-    # of weight 8: the two shapes are at the heavy boxes, and the first has 1/4 of the nearer one
-    assert_allclose(best.shapes, [[40, 40], [400, 400]], rtol=1e-6)
-    assert_allclose(best.score, (0.25 + 5 + 2) / 8)
+    best = optimal_anchors(fine_histogram(boxes), 2, weights=[1.0, 5.0, 1.0], fixed=[(10.0, 10.0)], **options)
+    # of weight 7: the fixed shape gives the first 1, the free one is at the heavy box and gives the last 1/10
+    assert_allclose(best.shapes, [[10, 10], [40, 40]], rtol=1e-6)
+    assert_allclose(best.score, (1 + 5 + 0.1) / 7)
     assert best.score <= best.upper_bound <= best.score * 1.001 + 1e-9
 
 

@@ -150,6 +150,11 @@ def test_entering_columns_have_a_higher_reduced_utility_than_what_is_known():
     assert (values_of(cells, duals, entering) > known).all()
 
 
+def test_fixed_anchors_are_a_floor_under_every_box():
+    cells = ShapeCells.of(ShapeHistogram.of(np.array([[10.0, 10.0], [20.0, 10.0]])), fixed=[(10.0, 10.0)])
+    assert_allclose(cells.floor, [0.5, 0.25], rtol=1e-6)
+
+
 def test_points_that_are_joined_keep_mean_weight_and_spread():
     boxes = random_shapes(1, 500, spread=0.3)
     cells = ShapeCells.of(ShapeHistogram.of(boxes, cells_per_octave=8)).coarsened(2)

@@ -19,6 +19,7 @@ from detect.errors import FitError
 from detect.fitting.fit import fit_anchors
 from detect.fitting.fit_levels import fit_levels
 from detect.fitting.search import optimal_anchors
+from detect.ops.box_arrays import best_shape_iou
 
 OBJECTIVES = ("iou", "recall@0.5", "ratio", "0.8*ratio+0.2*recall@0.25")
 STRIDES = (8, 16, 32)
@@ -68,6 +69,15 @@ def test_a_dataset_takes_as_many_shapes_as_the_start_and_scores_both(nuclei):
     assert more.scores["average_iou"] > after
 
 
+def test_fixed_shapes_of_the_start_stay(nuclei):
+    start = np.array([[12.0, 12.0], [20.0, 20.0], [40.0, 40.0]])
+    fit = fit_anchors(nuclei, start=start, fixed=[(12.0, 12.0)])
+    assert fit.num_anchors == 3
+    assert [12.0, 12.0] in fit.shapes.tolist()
+    assert fit.scores["average_iou"] >= fit.scores["start_average_iou"]
+    assert_allclose(fit.scores["start_average_iou"], best_shape_iou(nuclei.shapes, start)[0].mean(), atol=1e-6)
+
+
 @pytest.mark.parametrize("numbers", [{"per_level": (3, 4, 3)}, {"num_anchors": 9}, {"max_per_level": 3}])
 def test_no_start_on_levels_is_better_than_what_the_fit_makes_of_it(nuclei, numbers):
     fit = fit_levels(nuclei, STRIDES, start=YOLO, **numbers)
@@ -112,5 +122,5 @@ def test_a_start_beyond_the_limits_is_refused(nuclei, options, message):
 def test_a_start_by_shape_has_no_more_shapes_than_k(nuclei):
     with pytest.raises(FitError, match="the start has 9 shapes, more than the 4 to be fitted"):
         fit_anchors(nuclei, k=4, start=YOLO)
-    with pytest.raises(FitError, match="a start and weights need the method optimal"):
+    with pytest.raises(FitError, match="a start and weights need the method optimal, and k"):
         fit_anchors(nuclei, method="kmeans", start=replace(YOLO, name="own"))

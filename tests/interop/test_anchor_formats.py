@@ -78,7 +78,7 @@ def test_a_text_is_read_back_as_the_same_set(name: str, seed: int):
 @pytest.mark.parametrize("name", list(anchor_detectors()))
 def test_every_detector_takes_the_anchors_that_it_ships_with(name: str):
     detector = load_detector(name)
-    assert convert_anchors(load_anchors(name), detector).text
+    assert convert_anchors(load_anchors(name), detector) == convert_anchors(load_anchors(name), detector, fill=True)
     assert place_of_text(load_anchors(name), name).startswith(detector.text.file)
 
 
@@ -153,6 +153,22 @@ def test_a_users_own_detector_is_a_target(tmp_path):
     assert convert_anchors(ON_P3_TO_P5, str(file)).text == convert_anchors(ON_P3_TO_P5, "yolov5").text
     with pytest.raises(ConvertError, match=r"mine takes 2 anchors .* `detect anchors fit DATA --for mine.yaml`"):
         convert_anchors(UNEQUAL, str(file))
+
+
+def test_levels_are_filled_only_when_that_is_asked_for():
+    conversion = convert_anchors(UNEQUAL, "mmdet", fill=True)
+    # P4 takes the shape of P3 that is nearest to four strides, 64 px, in size: 30 x 20.5
+    assert "[(60, 61), (30, 20.5)],  # P4" in conversion.text
+    assert conversion.notes[0] == "levels of 2, 1 anchors are filled with shapes of other levels to 2, 2"
+    same = AnchorSet.of([[(10, 13)], [(10, 13)]], strides=(8, 16))
+    assert convert_anchors(same, "mmdet", fill=True).notes == ()
+
+
+def test_levels_are_filled_up_to_what_a_detector_takes():
+    few = AnchorSet.of([[(10, 13)], [(30, 61)], [(116, 90)]], strides=(8, 16, 32))
+    assert parse_anchors(convert_anchors(few, "yolov7", fill=True).text).num_anchors == 9
+    with pytest.raises(ConvertError, match="this set has 2, 2, 2"):  # there are no more than two different shapes
+        convert_anchors(AnchorSet.of([[(10, 13)], [(30, 61)], [(30, 61)]], strides=(8, 16, 32)), "yolov7", fill=True)
 
 
 def test_another_resize_rule_than_the_detectors_is_told():

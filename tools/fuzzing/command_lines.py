@@ -54,6 +54,7 @@ WORDS = {  # what options are for; all others take numbers
     "sizes": ("64,128", "32,64,96"),
     "size": ("64", "32"),
     "weight": ("cell=2", "a b=0.5", "none=1"),
+    "fixed": ("8x8", "20x10"),
     "ignore_category": ("cell", "a b"),
     "device": ("cpu",),
     "output": ("out", "out/deep"),
