@@ -5,7 +5,7 @@
     darknet         ``.cfg`` with [yolo] sections or a [region] section
     mmdetection     Python with an ``anchor_generator``
     detectron2      YAML with MODEL.ANCHOR_GENERATOR
-    plain text      ``10,13 16,30 33,23``
+    plain text      ``10,13 16,30 33,23``, or as tables show them, ``10x13 16x30``
 
 Levels that a file does not state are assumed by the rules of its framework, and :attr:`AnchorSet.assumed` says so. A resize
 rule is never assumed.
@@ -52,7 +52,7 @@ class _Level(Struct):
 
 
 class _Levels(Struct):
-    """``anchors.yaml`` without its header, and the JSON that ``detect anchors convert`` prints."""
+    """``anchors.yaml`` without its header."""
 
     levels: list[_Level]
     resize: str = ""
@@ -125,10 +125,10 @@ def anchors_from_torchvision(generator: Any, strides: Sequence[int], *, resize: 
 def is_plain(text: str) -> bool:
     """Whether a text is made of numbers alone, two or more.
 
-    >>> is_plain("10,13 16,30"), is_plain("yolov5"), is_plain("10")
-    (True, False, False)
+    >>> is_plain("10,13 16,30"), is_plain("10x13"), is_plain("yolov5"), is_plain("10")
+    (True, True, False, False)
     """
-    return len(NUMBER.findall(text)) > 1 and not NUMBER.sub("", COMMENT.sub("", text)).strip(" \t\r\n,;()[]-")
+    return len(NUMBER.findall(text)) > 1 and not NUMBER.sub("", COMMENT.sub("", text)).strip(" \t\r\n,;()[]-x")
 
 
 def _reader(text: str, suffix: str) -> Callable[[str], AnchorSet]:

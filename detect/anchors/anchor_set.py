@@ -182,7 +182,7 @@ class AnchorSet:
         """
         scores: dict[str, float] = {}
         for name, value in self.scores.items():
-            scores[name] = value
+            scores[name] = round(value, DIGITS)
             if name in self.proofs:
                 scores[name + UPPER_BOUND] = round(self.proofs[name].upper_bound, DIGITS)
         fields = {name: getattr(self, name) for name in FIELDS}

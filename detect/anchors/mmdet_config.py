@@ -101,7 +101,7 @@ def _fields(node: ast.expr, constants: Mapping[str, ast.expr]) -> dict[str, Any]
         keys = [key.value if isinstance(key, ast.Constant) else "**" for key in node.keys]
         pairs = list(zip(map(str, keys), node.values, strict=True))
     else:
-        raise AnchorFileError(f"{KEY} in line {node.lineno} is no dict of literals")
+        raise AnchorFileError(f"{KEY} in line {node.lineno} is no dict of literals, as mmdetection has it")
     return {name: _literal(name, value, constants) for name, value in pairs}
 
 

@@ -26,6 +26,7 @@ from detect.errors import CatalogError
 from detect.text_formats import read_yaml
 
 FILE = Path(__file__).with_name("detectors.yaml")
+OF_STOCK = {"strides", "per_level"}  # with others, the anchors that a detector ships with are not for it
 
 Size = Annotated[float, Meta(gt=0, le=1e6)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -137,6 +138,8 @@ class AnchorDetector(Detector, frozen=True, forbid_unknown_fields=True, kw_only=
             self.scales is None or len(set(self.numbers)) > 1 or self.numbers[0] % self.scales
         ):
             raise ValueError(f"layout {self.layout} needs scales, which divide per_level")
+        if self.layout == "ranked" and len(set(self.numbers)) > 1:
+            raise ValueError("layout ranked needs the same number of anchors on every level")
         if self.finer and not isinstance(self.per_level, int):
             raise ValueError("finer needs one number of anchors for all levels")
 
@@ -170,7 +173,8 @@ def _check_key(key: str, pattern: str) -> None:
 def load_detector(name_or_path: str | Path) -> Detector:
     """A detector of the catalog by its name, or a user's own from a YAML file with the same fields.
 
-    A file may name a ``base`` of the catalog, whose fields its own replace.
+    A file may name a ``base`` of the catalog, whose fields its own replace; other levels or numbers also leave out its stock
+    anchors.
 
     Raises:
         CatalogError: there is no such name or file, or a field is missing or wrong.
@@ -242,7 +246,8 @@ def _detector(fields: Mapping[str, Any], catalog: Mapping[str, Mapping[str, Any]
     while base := own.pop("base", None):
         if not isinstance(base, str) or base not in catalog:
             raise CatalogError(f"{file}: {own['name']}: base {base!r} is not in the catalog")
-        own = {**{name: value for name, value in catalog[base].items() if name != "aliases"}, **own}
+        left = {"aliases", "stock"} if own.keys() & OF_STOCK else {"aliases"}
+        own = {**{name: value for name, value in catalog[base].items() if name not in left}, **own}
         if "base" in catalog[base]:
             own["base"] = catalog[base]["base"]
     matching = own.get("matching")

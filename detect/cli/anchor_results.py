@@ -43,7 +43,7 @@ def fit_files(
     on_grid = {"grid_average_iou": score.grid_average_iou, "grid_recall_at_0.5": score.grid_recall(0.5)}
     anchors = replace(
         score.anchors,
-        scores={name: round(value, 6) for name, value in (dict(score.anchors.scores) | by_shape | on_grid).items()},
+        scores={**score.anchors.scores, **by_shape, **on_grid},
         sources=sources,
         command=shlex.join(["detect", *sys.argv[1:]]),
         version=version("detect-heads"),
@@ -75,10 +75,8 @@ def fit_object(scores: Sequence[MetricSums], fitted: Fitted, curve: KCurve | Non
         before, after = fitted.gained
         content["start"] = {"name": fitted.start, "score": before, "gained": after - before}
     if fitted.layouts:
-        own, default = ("layout", "sizes", "ratios", "score", "penalty"), ("default_score", "default_factor")
         content["layouts"] = [
-            {key: getattr(each, key) for key in own}
-            | {"free_score": each.free.score, **{key: getattr(each, key) for key in default}}
+            {name: value for name, value in vars(each).items() if name != "anchors"} | {"penalty": each.penalty}
             for each in fitted.layouts
         ]
     if fitted.detectors:

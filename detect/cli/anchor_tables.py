@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detect.anchors.metric_sums import GroupedMetrics, MetricSums, WorstInstance
-from detect.cli.detector_fit import print_for_detector, print_matching
+from detect.cli.detector_fit import MAX_GROUPS, largest, print_for_detector, print_matching, say_if_cut
 from detect.cli.output import note, print_dataset, show, show_table
 from detect.data.dataset_counts import DatasetCounts
 from detect.fitting.fit import KCurve
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from detect.cli.fit_options import Fitted
     from detect.fitting.structured import StructuredFit
 
-MAX_GROUPS = 20  # rows of a table by category
 EVENNESS = "how far each box has half the positives of the mean box, a mean over categories"
 FEW_POSITIVES = "in a sum of losses the others outvote them: `detect train` weighs positives by category"
 MAX_GRID_LOSS = 0.05  # recall by shape minus recall on the grid, above which a warning is printed
@@ -112,7 +111,7 @@ def _decimals(*values: float) -> list[str]:
 
 
 def _print_layouts(layouts: Sequence[StructuredFit]) -> None:
-    one, free = layouts[0], layouts[0].free.score
+    one, free = layouts[0], layouts[0].free_score
     rows = [[f"default x {one.default_factor:.3g}", f"{one.default_score:.4f}", f"{free - one.default_score:.4f}"]]
     for each in layouts:
         sizes = " | ".join(" ".join(f"{size:.4g}" for size in sorted(level)) for level in each.sizes)
@@ -152,13 +151,12 @@ def _print_groups(grouped: GroupedMetrics) -> None:
     kinds = {"by size": grouped.by_size, "by ratio": grouped.by_ratio, "by category": grouped.by_category}
     for title, groups in {**kinds, "best anchor on": grouped.by_level}.items():
         rows = []
-        for group in _largest(groups):
+        for group in largest(groups):
             by_shape = (group.average_iou, group.recall[0.5], group.recall[0.7], group.recall[0.9])
             numbers = _decimals(*by_shape, group.grid_average_iou, group.grid_recall[0.5])
             rows.append([group.name, f"{group.count:,}", *(numbers if group.count else ["-"] * 6)])
         show_table((title, "boxes", "average IoU", "recall .5", ".7", ".9", "on the grid", "recall .5"), rows)
-        if len(rows) < len(groups):
-            show(f"  the {MAX_GROUPS} largest of {len(groups)} categories", style="dim")
+        say_if_cut(groups)
 
 
 def _print_assignment(assignment: AssignmentSums) -> None:
@@ -172,11 +170,12 @@ def _print_assignment(assignment: AssignmentSums) -> None:
     kinds |= {"matched, by ratio": assignment.by_ratio, "matched, by category": assignment.by_category}
     for title, groups in kinds.items():
         rows = []
-        for group in _largest(groups):
+        for group in largest(groups):
             positives = f"{group.positives:.2f}" if group.count else "-"
             others = (group.low_quality_only, group.unassigned, group.ambiguous_lost)
             rows.append([group.name, f"{group.count:,}", positives, *(f"{number:,}" for number in others)])
         show_table((title, "boxes", "positives per box", "low quality only", "none", "ambiguous"), rows)
+        say_if_cut(groups)
     if len(assignment.by_category) > 1:
         weights = zip(assignment.by_category, assignment.positive_weights().values(), strict=True)
         named = [f"{group.name} {weight:.2f}" for group, weight in weights]
@@ -188,11 +187,6 @@ def _print_assignment(assignment: AssignmentSums) -> None:
     )
     if assignment.neglected:
         show(f"{assignment.neglect_in_words()}; {FEW_POSITIVES}", style="yellow")
-
-
-def _largest(groups: Sequence[Any]) -> Sequence[Any]:
-    """All groups in their order; if there are more than ``MAX_GROUPS``, the largest ones by falling count."""
-    return groups if len(groups) <= MAX_GROUPS else sorted(groups, key=lambda group: -group.count)[:MAX_GROUPS]
 
 
 def _print_worst(score: MetricSums, worst: Iterable[WorstInstance]) -> None:

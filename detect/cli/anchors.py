@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,7 @@ def score(
     sets = list(map(options.load_anchors, anchors))
     rules = [each.resize_rule for each in sets] if resize is None and not detector else []
     rules = rules or [detect.parse_resize(detector.resize if detector else resize or "none")] * len(sets)
+    _note_other_rules(sets, rules)
     with engine.open(dataset) as data:
         scores = data.metric_sums(sets, rules, detector.convention if detector else convention, worst=worst)
         if assigner and sum(each.dataset.num_boxes for each in scores) > MANY_TO_ASSIGN:
@@ -79,6 +81,13 @@ def score(
         if output:
             save(output, anchor_results.page_of(data, None, "Anchors side by side", dataset.images))
         data.finish()
+
+
+def _note_other_rules(sets: Sequence[detect.AnchorSet], rules: Sequence[detect.ResizeRule]) -> None:
+    """Say which fitted anchors are in pixels after another resize rule than the one they are scored after."""
+    for each, rule in zip(sets, rules, strict=True):
+        if each.version and each.resize != str(rule):
+            note(f"note: {each.name} was fitted to boxes after {each.resize}, and is scored after {rule}")
 
 
 def _matcher(name: str) -> Matcher:
@@ -114,6 +123,8 @@ def levels(
 
     chosen = options.load_anchors(anchors) if anchors else None
     rule = chosen.resize_rule if chosen and not resize else detect.parse_resize(resize or "none")
+    if chosen:
+        _note_other_rules([chosen], [rule])
     fits: list[Fitted] = []
     with engine.open(dataset) as data:
         if chosen is None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detect.cli.read_data import PlainData, ShardedData
     from detect.interop.anchor_text import Conversion
 
+MAX_GROUPS = 20  # rows of a table by category
 UNNAMED = (
     "note: fitted for no detector in particular: levels {}, IoU {}. Name yours with --for, and its levels, numbers, "
     "resize rule and matching follow: `detect anchors known`"
@@ -59,14 +60,21 @@ class DetectorOptions:
             raise ConfigError("--resize and --size both set the resize rule: give one")
         rule = rules_of_sizes(detector.resize, [self.size])[0] if self.size is not None else resize
         changes = options.changes_to(detector) | ({"resize": str(detect.parse_resize(rule))} if rule else {})
+        if detector.layout == "ssd" and changes.get("resize", detector.resize) != detector.resize:
+            raise ConfigError(
+                f"{detector.name} has the strides of an input after {detector.resize}: for another one, write a YAML file "
+                f"with `base: {detector.name}` and its resize, strides, per_level and stock"
+            )
         return replaced(detector, changes)
 
 
 def replaced(detector: AnchorDetector, changes: dict[str, Any]) -> AnchorDetector:
     """The detector with other fields, checked; its stock anchors do not fit other levels or numbers."""
+    from detect.catalog.detectors import OF_STOCK
+
     if not changes:
         return detector
-    if changes.keys() & {"strides", "per_level"}:
+    if changes.keys() & OF_STOCK:
         changes = changes | {"stock": None}
     try:
         return msgspec.structs.replace(detector, **changes)
@@ -84,6 +92,10 @@ def fit_detector(
     unasked = options.certify is None and objective.on_grid
     proof = {} if unasked else options.proof(objective, boxes.num_boxes)
     start = detect.load_anchors(options.start) if options.start else None
+    if unasked:
+        note(
+            "note: how close to the best possible the anchors are is not proved on the grid: --certify 0.02 takes longer"
+        )
     with options.limited() as limit:
         fit = fit_for(boxes, detector, start=start, score=data.score, **proof)
     others = [data.score(start, detector)] if start else []
@@ -115,11 +127,24 @@ def print_matching(scores: Sequence[DetectorSums]) -> None:
     headers = (f"as {first.detector.name} matches", "score", f"mean {first.measure}", "reached", "positives per box")
     show_table(headers, rows)
     show(first.in_words(), style="dim")
-    groups = [group for group in (*first.assignment.by_size, *first.assignment.by_category) if group.count]
+    by_category = first.assignment.by_category
+    groups = [group for group in (*first.assignment.by_size, *largest(by_category)) if group.count]
     kinds = [(group.name, f"{group.count:,}", f"{group.positives:.2f}", f"{group.unassigned:,}") for group in groups]
     show_table(("what it learns from", "boxes", "positives per box", "none"), kinds)
+    say_if_cut(by_category)
     if first.assignment.neglected:
         show(first.assignment.neglect_in_words() or "", style="yellow")
+
+
+def largest(groups: Sequence[Any]) -> Sequence[Any]:
+    """All groups in their order; if there are more than ``MAX_GROUPS``, the largest ones by falling count."""
+    return groups if len(groups) <= MAX_GROUPS else sorted(groups, key=lambda group: -group.count)[:MAX_GROUPS]
+
+
+def say_if_cut(groups: Sequence[Any]) -> None:
+    """Say that a table shows the largest groups alone, if it does."""
+    if len(groups) > MAX_GROUPS:
+        show(f"  the {MAX_GROUPS} largest of {len(groups)} categories; --json lists all", style="dim")
 
 
 def detector_object(scores: Sequence[DetectorSums]) -> dict[str, Any]:

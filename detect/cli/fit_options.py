@@ -136,17 +136,22 @@ class FitOptions:
 
     def check(self) -> detect.Objective:
         """The parsed objective; options that exclude each other, or do not parse, are a ConfigError."""
-        for_levels = (self.levels, self.per_level, self.max_per_level, self.max_strides)
-        on_grid = self.method == "optimal" and (self.layout != FREE or any(each is not None for each in for_levels))
+        layout = None if self.layout == FREE else self.layout
+        placed = (self.per_level, self.max_per_level, self.max_strides, layout)
+        on_grid = self.method == "optimal" and _num_given(self.levels, *placed) > 0
         objective = detect.Objective.parse(self.objective or ("grid" if on_grid else "shape"), on_grid=on_grid)
         if objective.on_grid and (self.method != "optimal" or self.fixed):
             raise ConfigError("--method and --fixed need an objective by shape: --objective shape")
-        if not objective.on_grid and (self.layout != FREE or self.max_per_level or self.max_strides is not None):
+        if not objective.on_grid and _num_given(self.max_per_level, self.max_strides, layout):
             raise ConfigError(
                 "--layout, --max-per-level and --max-strides need an objective on the grid: --objective grid"
             )
-        if sum([self.per_level is not None, self.max_per_level is not None, self.layout != FREE]) > 1:
-            raise ConfigError("--per-level, --max-per-level and --layout each set the number on a level: give one")
+        if _num_given(self.k, self.per_level, self.max_per_level, layout) > 1:
+            raise ConfigError("-k, --per-level, --max-per-level and --layout each set the number of shapes: give one")
+        if not layout and (self.scales, self.ratios) != (FitOptions.scales, FitOptions.ratios):
+            raise ConfigError(
+                "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"
+            )
         if not objective.on_grid and isinstance(_numbers(self.per_level), tuple):
             raise ConfigError("--per-level with several numbers needs an objective on the grid: --objective grid")
         _factors(self.weight)
@@ -167,7 +172,8 @@ class FitOptions:
         defaults, own = FitOptions(), "it sets them itself; --per-level and --levels change the numbers"
         for name in ("k", "objective", "max_per_level", "fixed", "method", "penalty"):
             if getattr(self, name) != getattr(defaults, name):
-                raise ConfigError(f"--{name.replace('_', '-')} does not go with --for {detector.name}: {own}")
+                flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+                raise ConfigError(f"{flag} does not go with --for {detector.name}: {own}")
         changes: dict[str, Any] = {}
         if self.levels is not None:
             changes["strides"] = list(strides_of(self.levels))
@@ -279,6 +285,11 @@ def stopped_searches(fits: Sequence[Fitted]) -> dict[str, Any]:
         of = f"{len(stopped)} of {len(fits)} searches for anchors"
         note(f"note: {of} stopped after {stopped[0]:g} s (--time-limit): another run may end elsewhere")
     return {"searches_stopped": len(stopped)}
+
+
+def _num_given(*options: object) -> int:
+    """How many of some options are given."""
+    return sum(option is not None for option in options)
 
 
 def _numbers(text: str | None) -> int | tuple[int, ...] | None:

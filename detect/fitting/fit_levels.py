@@ -21,7 +21,7 @@ from detect.anchors.instances import ResizedInstances, tells_left_out
 from detect.errors import FitError
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.candidates import MAX_ANCHORS
-from detect.fitting.gains import levels_by_size
+from detect.fitting.gains import Boxes, levels_by_size
 from detect.fitting.grid_fit import PENALTY, GridFit, fit_on_grid, shape_costs
 from detect.fitting.objective import Objective
 from detect.fitting.own_positions import OwnPositions
@@ -171,12 +171,17 @@ def fit_levels(
     widest = () if layout == FREE else fit_layouts(boxes, widest=layout, free=free, **how)
     anchors, score = (widest[-1].anchors, widest[-1].score) if widest else (free.anchors, free.score - free.cost)
     name = parsed.score_name(weighted=given.weighted, priced=numbers.priced)
-    name = name if isinstance(boxes, OwnPositions) else f"expected_{name}"
-    name = name if max_strides is None else f"{name}_up_to_{max_strides:g}_strides"
+    name = name_on_grid(name, boxes, max_strides)
     proofs = {name: Proof(score, free.proof.upper_bound)} if free.proof else {}
     scores = {name: score} | ({f"{START}{name}": free.start_score} if free.start_score is not None else {})
     fitted = replace(anchors, resize=given.resize, name="fitted", scores=scores, proofs=proofs)
     return LevelFit(fitted, numbers, free, widest)
+
+
+def name_on_grid(name: str, boxes: Boxes, max_strides: float | None) -> str:
+    """The name of a score in ``anchors.yaml``, with what it is an expectation over or limited to."""
+    name = name if isinstance(boxes, OwnPositions) else f"expected_{name}"
+    return name if max_strides is None else f"{name}_up_to_{max_strides:g}_strides"
 
 
 def _check_start(start: AnchorSet | None, strides: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from detect.anchors.anchor_set import AnchorSet, deal_by_rank
+from detect.anchors.anchor_set import AnchorSet, Proof, deal_by_rank
 from detect.anchors.detector_score import DetectorScore, DetectorSums, score_for
 from detect.anchors.fit_boxes import FitBoxes
 from detect.anchors.grid_convention import as_convention
@@ -23,12 +23,15 @@ from detect.catalog.matching import AtssRule, MaxIoURule, SideRatio
 from detect.errors import FitError
 from detect.fitting.any_position import boxes_on_grid
 from detect.fitting.fit import fit_anchors
-from detect.fitting.fit_levels import FREE, fit_levels
-from detect.fitting.grid_fit import score_on_grid
+from detect.fitting.fit_levels import FREE, fit_levels, name_on_grid
+from detect.fitting.gains import Boxes
+from detect.fitting.grid_fit import fit_on_grid, score_on_grid
 from detect.fitting.objective import Objective
 from detect.fitting.search import ROUNDS
 from detect.fitting.ssd import fit_ssd
+from detect.fitting.structured import fit_layouts
 from detect.ops.time_limit import is_over
+from detect.wording import plural
 
 # Shares of recall in the objective, where anchors learn a box from a threshold on: the next one if the detector's own
 # anchors score more than the fit
@@ -108,6 +111,8 @@ def fit_for(
     fits = []
     for limited, objective in _attempts(detector):
         anchors, among = _fit(boxes, limited, objective, start, {"certify": certify, "rounds": rounds})
+        if 0 < objective.recall_share < 1:
+            among += f" ({objective})"
         anchors = replace(anchors, name=f"fitted for {detector.name}", resize=boxes.resize)
         fits.append(DetectorFit(score(anchors, detector), stock, among))
         if stock is None or _as_good(fits[-1].score, stock) or is_over():
@@ -148,6 +153,17 @@ def _check_start(start: AnchorSet, detector: AnchorDetector) -> None:
         raise FitError(f"start {start.name} has {levels}; {detector.name} takes {own}")
 
 
+def _check_sizes(boxes: FitBoxes, detector: AnchorDetector) -> None:
+    """Refuse boxes of fewer sizes than the detector has anchors."""
+    found = len(boxes.every.best)
+    if found < detector.num_anchors:
+        instead = f"its own may do: `detect anchors score DATA --for {detector.name}`"
+        raise FitError(
+            f"{detector.name} takes {detector.num_anchors} anchors, and the boxes have {plural(found, 'size')}: "
+            f"{instead if detector.stock else 'take fewer with --per-level'}"
+        )
+
+
 def _fit(
     instances: FitBoxes,
     detector: AnchorDetector,
@@ -158,6 +174,7 @@ def _fit(
     """Anchors in the detector's layout, and the family that their upper bounds cover, in words."""
     if detector.layout == "ranked":
         k = detector.num_anchors
+        _check_sizes(instances, detector)
         fitted = fit_anchors(instances, k=k, objective=objective, start=start, **how)
         return replace(fitted, levels=deal_by_rank(fitted.shapes, detector.strides).levels), f"for k = {k}"
     on_grid: dict[str, Any] = {
@@ -165,25 +182,38 @@ def _fit(
         "convention": detector.convention,
         "max_strides": detector.max_strides,
     }
-    if detector.layout == "ssd":
+    if detector.layout == "ssd" or (detector.layout == "octaves" and start is None and how["certify"] is None):
         boxes = boxes_on_grid(instances, detector.strides, **on_grid)
-        anchors = _clipped(fit_ssd(boxes, start or stock_anchors(detector), draft=DRAFT), detector)
-        score = {objective.score_name(weighted=instances.weighted): score_on_grid(boxes, anchors)}
-        return replace(anchors, scores=score), "in SSD's layout"
+        name = name_on_grid(objective.score_name(weighted=instances.weighted), boxes, detector.max_strides)
+        return _fit_layout(boxes, detector, name, start, how["certify"])
     scales = detector.scales or 1
     on_grid |= {"layout": detector.layout, "scales": scales, "ratios": detector.numbers[0] // scales}
-    numbers = detector.per_level if isinstance(detector.per_level, int) else tuple(detector.per_level)
-    on_grid |= {"per_level": numbers, "start": start, "certify": how["certify"], "draft": DRAFT}
+    on_grid |= {"per_level": detector.per_level, "start": start, "certify": how["certify"], "draft": DRAFT}
     fit = fit_levels(instances, detector.strides, **on_grid)
-    anchors = fit.anchors
-    if detector.layout != FREE and as_convention(detector.convention).size_outer:
-        anchors = _sizes_outside(anchors, scales)
-    return anchors, f"with {fit.numbers}"
+    return _in_order(fit.anchors, detector), f"with {fit.numbers}"
 
 
-def _sizes_outside(anchors: AnchorSet, scales: int) -> AnchorSet:
-    """The same shapes with ratios varying faster than sizes within a level, instead of sizes."""
-    levels = []
+def _fit_layout(
+    boxes: Boxes, detector: AnchorDetector, name: str, start: AnchorSet | None, certify: float | None
+) -> tuple[AnchorSet, str]:
+    """Anchors of a layout that does not start from free shapes, which take most of the time: only a proof needs them."""
+    if detector.layout == "ssd":
+        anchors = _clipped(fit_ssd(boxes, start or stock_anchors(detector), draft=DRAFT), detector)
+    else:
+        scales = detector.scales or 1
+        how: dict[str, Any] = {"scales": scales, "ratios": detector.numbers[0] // scales, "draft": DRAFT}
+        anchors = _in_order(fit_layouts(boxes, widest=detector.layout, **how)[-1].anchors, detector)
+    score = score_on_grid(boxes, anchors)
+    free = None if certify is None else fit_on_grid(boxes, per_level=detector.numbers, certify=certify).proof
+    proofs = {name: Proof(score, free.upper_bound)} if free else {}
+    return replace(anchors, scores={name: score}, proofs=proofs), "with as many free shapes on each level"
+
+
+def _in_order(anchors: AnchorSet, detector: AnchorDetector) -> AnchorSet:
+    """The shapes in the order of the framework: within a level, ratios vary faster than sizes if it has them so."""
+    if detector.layout == FREE or not as_convention(detector.convention).size_outer:
+        return anchors
+    scales, levels = detector.scales or 1, []
     for level in anchors.levels:
         shapes = [shape for size in range(scales) for shape in level.shapes[size::scales]]
         levels.append(msgspec.structs.replace(level, shapes=shapes))

@@ -39,7 +39,7 @@ class Objective:
         if self.on_grid and self.of_sides:
             raise FitError("a side ratio depends on shapes alone: it is no objective on the grid")
         if not (0 <= self.recall_share <= 1 and 0 < self.threshold <= 1):
-            raise FitError(f"need 0 <= recall_share <= 1 and 0 < threshold <= 1, got {self}")
+            raise FitError(f"need 0 <= recall_share <= 1 and 0 < threshold <= 1, got {self!r}")
 
     @classmethod
     def parse(cls, text: str | Objective, *, on_grid: bool = False) -> Objective:
@@ -81,6 +81,17 @@ class Objective:
         if abs(iou_share + recall_share - 1) > SLACK:
             raise FitError(f"the shares of objective {text!r} add up to {iou_share + recall_share:g}, not 1")
         return cls(recall_share, threshold, of_sides=match[2] == "ratio")
+
+    def __str__(self) -> str:
+        """The utility as :meth:`parse` reads it.
+
+        >>> str(Objective.parse("grid:0.8*iou+0.2*recall@0.5"))
+        '0.8*iou+0.2*recall@0.5'
+        """
+        mean, recall = "ratio" if self.of_sides else "iou", f"recall@{self.threshold:g}"
+        if self.recall_share in (0, 1):
+            return recall if self.recall_share else mean
+        return f"{self.iou_share:g}*{mean}+{self.recall_share:g}*{recall}"
 
     @property
     def iou_share(self) -> float:

@@ -13,6 +13,7 @@ penalty.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ LAYOUTS = ("octaves", "grid", "level-grids")
 DEFAULT_SIZE_IN_STRIDES = 4.0  # Lin et al. 2017, section 4; the default of torchvision, detectron2 and mmdetection
 FACTOR_STEP = 0.03  # nepers
 POLISH_STEP = 0.03
+LEAST = 1e-3  # nepers between two sizes or ratios of a level
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class StructuredFit:
     default_score: float
     """Score of the frameworks' default anchors, scaled by the best single factor."""
     default_factor: float
-    free: GridFit
-    """The same number of free shapes on each level; its upper bound also holds for this layout."""
+    free_score: float
+    """Score of the same number of free shapes on each level; NaN for octaves alone, which do without these."""
 
     @property
     def penalty(self) -> float:
         """The score that the layout loses against free shapes."""
-        return self.free.score - self.score
+        return self.free_score - self.score
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,10 @@ class _Grid:
 
     def touches(self, level: int) -> bool:
         return bool(self.sizes[level].any() or self.ratios[level].any())
+
+    def apart(self) -> _Grid:
+        """Equal sizes or ratios of a level moved apart: frameworks take no anchor twice."""
+        return _Grid(_apart(self.sizes), _apart(self.ratios))
 
     def moved(self, direction: _Grid, step: float) -> _Grid:
         return _Grid(self.sizes + step * direction.sizes, self.ratios + step * direction.ratios)
@@ -100,7 +106,7 @@ def fit_layouts(
         widest: one of ``LAYOUTS``.
         scales: number of sizes on each level.
         ratios: number of ratios on each level.
-        free: the fit of ``scales * ratios`` free shapes on each level, if it exists already.
+        free: the fit of ``scales * ratios`` free shapes on each level, if it exists already; octaves alone need none.
         start: anchors to start from as well; a layout that they have is not inferior to them.
         draft: search on at most this many boxes, spread over all sizes; only the widest layout is polished on all.
 
@@ -113,14 +119,15 @@ def fit_layouts(
     >>> (fit,) = fit_layouts(cells, widest="octaves", scales=1, ratios=2)
     >>> [round(size) for (size,) in fit.sizes], [round(ratio) for ratio in fit.ratios[0]]
     ([20, 80], [0, 1])
-    >>> fit.penalty < 0.01 < fit.score - fit.default_score
+    >>> fit.score > fit.default_score + 0.01
     True
     """
     if widest not in LAYOUTS:
         raise ValueError(f"layout {widest!r} is not one of {', '.join(LAYOUTS)}")
     if min(scales, ratios) < 1:
         raise ValueError(f"need scales >= 1 and ratios >= 1, got {scales=}, {ratios=}")
-    free = free or fit_on_grid(boxes, per_level=scales * ratios, certify=None)
+    if free is None and widest != LAYOUTS[0]:
+        free = fit_on_grid(boxes, per_level=scales * ratios, certify=None)
     some = boxes.thinned(draft) if draft else boxes
     factor, scaled = _best_factor(some, _default(some, scales, ratios))
     default_score = score_on_grid(boxes, _anchors(boxes, scaled))
@@ -134,10 +141,11 @@ def fit_layouts(
             if layout != widest:
                 continue
             best = searched(boxes, best, list(_moves(layout, best)), first_step=POLISH_STEP)
+        best = best.apart()
         anchors = _anchors(boxes, best)
         sizes, of_level = (tuple(tuple(np.exp(row).tolist()) for row in part) for part in (best.sizes, best.ratios))
-        score = score_on_grid(boxes, anchors)
-        fits.append(StructuredFit(layout, sizes, of_level, anchors, score, default_score, factor, free))
+        scores = score_on_grid(boxes, anchors), default_score, factor, free.score if free else math.nan
+        fits.append(StructuredFit(layout, sizes, of_level, anchors, *scores))
     return tuple(fits)
 
 
@@ -165,7 +173,7 @@ def _best_factor(boxes: Boxes, grid: _Grid) -> tuple[float, _Grid]:
 
 
 def _starts(
-    boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit, start: AnchorSet | None
+    boxes: Boxes, layout: str, scales: int, ratios: int, free: GridFit | None, start: AnchorSet | None
 ) -> Iterator[_Grid]:
     """Quantiles of the boxes' ratios; and free or given shapes of each level, split into sizes and ratios."""
     logs = np.log(boxes.extents)
@@ -174,7 +182,7 @@ def _starts(
     rows = np.searchsorted(shares, (np.arange(ratios) + 0.5) / ratios * shares[-1]).clip(max=len(order) - 1)
     own_ratios = np.tile((logs[1] - logs[0])[order][rows], (len(boxes.strides), 1))
     yield _best_factor(boxes, _Grid(_default(boxes, scales, ratios).sizes, own_ratios))[1]
-    given = [start] if layout == "octaves" else [free.anchors, start]
+    given = [free.anchors, start] if free and layout != "octaves" else [start]
     for anchors in filter(None, given):
         if [len(level.shapes) for level in anchors.levels] == [scales * ratios] * len(boxes.strides):
             yield _split(boxes, anchors, layout, scales, ratios)
@@ -205,6 +213,19 @@ def _moves(layout: str, grid: _Grid) -> Iterator[_Grid]:
         yield _Grid(no_sizes, np.tile(number, (len(levels), 1)))
         if layout == "level-grids":
             yield from (_Grid(no_sizes, np.outer(level, number)) for level in levels)
+
+
+def _apart(rows: Float64[ndarray, "l k"]) -> Float64[ndarray, "l k"]:
+    """Values of a row that are at least ``LEAST`` apart, in the same order.
+
+    >>> _apart(np.array([[0.5, 0.1, 0.1], [0.1, 0.2, 0.3]])).tolist()
+    [[0.5, 0.1, 0.101], [0.1, 0.2, 0.3]]
+    """
+    order, steps = np.argsort(rows, axis=1, kind="stable"), LEAST * np.arange(rows.shape[1])
+    rising = np.maximum.accumulate(np.take_along_axis(rows, order, axis=1) - steps, axis=1) + steps
+    apart = np.empty_like(rows)
+    np.put_along_axis(apart, order, rising, axis=1)
+    return apart
 
 
 def _anchors(boxes: Boxes, grid: _Grid) -> AnchorSet:

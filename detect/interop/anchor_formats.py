@@ -116,7 +116,7 @@ def _target(to: str | Detector) -> tuple[AnchorDetector | None, str]:
     try:
         detector = with_anchors(to if isinstance(to, Detector) else load_detector(to))
     except CatalogError as error:
-        raise ConvertError(f"{error} Text formats: {', '.join(FORMATS)}") from None
+        raise ConvertError(f"{str(error).rstrip('.')}. Text formats: {', '.join(FORMATS)}") from None
     if detector.text.format not in FORMATS:
         raise ConvertError(f"{detector.name}: text format {detector.text.format!r} is not one of {', '.join(FORMATS)}")
     return detector, detector.text.format

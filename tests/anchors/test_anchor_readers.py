@@ -71,7 +71,15 @@ def test_nine_plain_shapes_are_dealt_out_by_area_as_yolos_are():
 
 
 @pytest.mark.parametrize(
-    "text", ["20,20 70,70", "20 20\n70 70\n", "[[20,20],[70,70]]", "- [20, 20]\n- [70, 70]  # px", "(2e1,20);(70.0,70)"]
+    "text",
+    [
+        "20,20 70,70",
+        "20 20\n70 70\n",
+        "[[20,20],[70,70]]",
+        "- [20, 20]\n- [70, 70]  # px",
+        "(2e1,20);(70.0,70)",
+        "20x20  70x70",
+    ],
 )
 def test_other_numbers_of_plain_shapes_go_to_the_levels_of_their_sizes(text: str):
     anchors = parse_anchors(text)

@@ -50,7 +50,8 @@ def test_equal_sets_have_the_same_text():
 
 
 def test_the_file_is_plain_yaml_with_a_shape_a_line(tmp_path):
-    text = AnchorSet.of([[(10, 20)]], strides=[8]).to_yaml()
+    text = AnchorSet.of([[(10, 20)]], strides=[8], scores={"average_iou": 2 / 3}).to_yaml()
+    assert "average_iou: 0.666667\n" in text
     assert yaml.safe_load(text)["levels"] == [{"name": "P3", "stride": 8, "shapes": [[10.0, 20.0]]}]
     assert "  - [10.0, 20.0]\n" in text
 

@@ -61,10 +61,13 @@ def test_the_fields_of_a_base_are_taken_and_replaced():
 
 def test_a_users_own_detector_is_a_file_with_the_same_fields(tmp_path: Path):
     file = tmp_path / "mine.yaml"
-    file.write_text("base: yolov5\nstrides: [4, 8, 16, 32]\nresize: letterbox:960\nstock: null\n", "utf-8")
+    file.write_text("base: yolov7\nstrides: [4, 8, 16, 32]\nresize: letterbox:960\n", "utf-8")
     mine = load_detector(file)
     assert (mine.name, mine.num_anchors, mine.resize) == ("mine", 12, "letterbox:960")
-    assert mine.matching == load_detector("yolov5").matching
+    assert mine.matching == load_detector("yolov7").matching
+    assert mine.stock is None  # the base's anchors are for other levels
+    file.write_text("base: yolov7\nresize: letterbox:960\n", "utf-8")
+    assert load_detector(file).stock == load_detector("yolov7").stock
 
 
 def test_detectors_without_anchors_are_not_taken_for_others():
@@ -89,6 +92,7 @@ def test_distances_reach_reg_max_or_one_bin_less():
         ("base: yolo", "mine: base 'yolo' is not in the catalog"),
         ("base: yolov5\nstrides: [32, 16, 8]", "strides must differ and go from fine to coarse"),
         ("base: yolov5\nper_level: [3, 3]", "per_level has 2 numbers for 3 strides"),
+        ("base: yolov5\nper_level: [4, 3, 3]", "layout ranked needs the same number of anchors on every level"),
         ("base: mmdet-retinanet\nscales: 2", "layout octaves needs scales, which divide per_level"),
         ("base: fcos\nstrides: [8, 16]", "limits has 4 numbers between 2 levels"),
         ("base: rf-detr\nqueries: null", "a detector has queries if its matching rule is one-query, and only then"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from builders import part_content, written
 
+from detect.anchors.anchor_set import AnchorSet
 from detect.samples import sample_annotations
 
 BCCD = str(sample_annotations("bccd"))
@@ -75,6 +76,15 @@ def test_anchors_of_another_framework_are_scored_under_a_resize_rule_that_is_giv
             2,
             "detect: 10,13 16,30 states no resize rule: give --resize",
         )
+
+
+def test_fitted_anchors_that_are_scored_after_another_resize_rule_are_noted(detect, tmp_path):
+    file = tmp_path / "mine.yaml"
+    AnchorSet.of([[(60, 60)]], strides=[16], resize="letterbox:640", version="1").save(file)
+    arguments = ("anchors", "score", NUCLEI, "--anchors", file, "--anchors", "yolov5", "--worst", 0)
+    told = f"note: {file} was fitted to boxes after letterbox:640, and is scored after letterbox:320\n"
+    assert detect(*arguments, "--resize", "letterbox:320").err == told
+    assert detect(*arguments, "--for", "yolov5").err == ""
 
 
 def test_known_lists_names(detect):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from builders import part_content, written
+from builders import coco_content, part_content, written
 
 from detect.anchors.known import load_anchors
 from detect.samples import sample_annotations
@@ -61,7 +61,7 @@ def test_options_change_what_differs_in_ones_own_detector(detect):
     [
         (("--for", "yolo5"), "no detector is named 'yolo5': did you mean yolov5"),
         (("--for", "yolo11"), "yolo11 has no anchors: `detect advise --for yolo11` tells what to set instead"),
-        (("--for", "yolov5", "-k", 9), "-k does not go with --for yolov5"),
+        (("--for", "yolov5", "-k", 9), "detect: -k does not go with --for yolov5"),
         (("--for", "yolov5", "--method", "kmeans"), "--method does not go with --for yolov5"),
         (
             ("--for", "yolov5", "--size", 640, "--resize", "letterbox:640"),
@@ -69,11 +69,31 @@ def test_options_change_what_differs_in_ones_own_detector(detect):
         ),
         (("--size", 640), "--size changes a detector's resize rule: name it with --for, or give --resize"),
         (("--for", "mmdet-ssd300", "--per-level", "4,6"), "mmdet-ssd300: per_level has 2 numbers for 6 strides"),
+        (("--for", "mmdet-ssd300", "--size", 512), "mmdet-ssd300 has the strides of an input after stretch:300x300"),
         (("--for", "yolov5", "--start", "retinanet"), "start retinanet has 9 on stride 8"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(refused, options, reason):
     assert reason in refused("anchors", "fit", NUCLEI, *options)
+
+
+def test_what_is_not_proved_is_said_and_a_blended_objective_is_named(detect, few):
+    assert "not proved on the grid: --certify 0.02" in detect("anchors", "fit", few, "--for", "effdet-d0").err
+    told = detect("anchors", "fit", few, "--for", "mmdet-faster-rcnn", "--certify", 0.5).out
+    assert "possible with 3 shapes on each level (0.5*iou+0.5*recall@0.7): within" in told
+
+
+def test_of_many_categories_the_largest_are_printed_and_all_are_in_json(detect, tmp_path):
+    ids = [*range(1, 26), 25]  # the last category has two boxes, the others one
+    data = written(tmp_path / "many.json", coco_content([[5, 5, 30, 30]] * 26, category_ids=ids))
+    arguments = ("anchors", "score", data, "--for", "yolov5", "--assigner", "max-iou")
+    out = detect(*arguments).out
+    assert out.count("the 20 largest of 25 categories; --json lists all") == 3
+    learns = out[out.index("what it learns from") : out.index("the 20 largest")].splitlines()
+    assert sum(line.startswith("type ") for line in learns) == 20
+    assert any(line.startswith("type 25") for line in learns)
+    (matching,) = detect(*arguments, "--json").json["matching"]
+    assert len(matching["by_category"]) == 25
 
 
 def test_without_a_detector_one_line_says_what_was_assumed_and_how_to_name_one(detect):

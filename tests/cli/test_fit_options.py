@@ -42,12 +42,6 @@ def test_levels_are_fitted_on_the_grid_and_beat_shapes_alone(detect):
     assert f"at most {on_grid['upper_bound']:.4f} possible with 2 shapes on each level: within" in told
 
 
-def test_each_level_takes_its_own_number(detect):
-    arguments = ("anchors", "fit", NUCLEI, "--certify", 1, "--levels", "4,8,16")
-    levels = detect(*arguments, "--per-level", "1,3,2", "--json").json["levels"]
-    assert [len(level["shapes"]) for level in levels] == [1, 3, 2]
-
-
 def test_the_side_ratio_is_an_objective_by_shape_with_a_proof(detect):
     arguments = ("anchors", "fit", NUCLEI, "-k", 3, "--levels", "p3-p5", "--json")
     content = detect(*arguments, "--objective", "ratio").json
@@ -104,6 +98,11 @@ def test_fixed_shapes_are_kept(detect):
             "--layout, --max-per-level and --max-strides need an objective on",
         ),
         (("--per-level", "2", "--max-per-level", "3"), "--per-level, --max-per-level and --layout each set"),
+        (
+            ("-k", "9", "--per-level", "3"),
+            "-k, --per-level, --max-per-level and --layout each set the number of shapes",
+        ),
+        (("--scales", "2"), "--scales and --ratios are the numbers of a layout: --layout octaves, grid or level-grids"),
         (("--per-level", "3,no"), "--per-level: expected numbers from 1 to 1000 such as 3 or 4,6,6, got '3,no'"),
         (("--per-level", "3,3"), "5 levels need 5 numbers of shapes, got 3, 3 shapes on the levels"),
         (("--per-level", "3,3", "--objective", "shape"), "--per-level with several numbers needs an objective on the"),

@@ -12,7 +12,7 @@ from detect.anchors.anchor_set import AnchorSet
 from detect.anchors.detector_score import score_for
 from detect.anchors.instances import ResizedInstances
 from detect.anchors.known import load_anchors
-from detect.catalog.detectors import detectors, load_detector
+from detect.catalog.detectors import anchor_detectors, detectors, load_detector
 from detect.data import read_coco
 from detect.errors import FitError
 from detect.fitting.for_detector import DetectorFit, fit_for, objectives_of
@@ -60,6 +60,33 @@ def test_a_fit_by_shape_is_proved_if_asked():
     assert proof.score <= proof.upper_bound <= proof.score * 1.05
 
 
+@pytest.mark.parametrize("name", ["torchvision-ssd300", "atss"])
+def test_a_layout_is_proved_against_free_shapes_if_asked(name: str):
+    detector = load_detector(name)
+    instances = part_of("nuclei", detector.resize, step=90)
+    plain, proved = fit_for(instances, detector), fit_for(instances, detector, certify=1.0)
+    assert not plain.anchors.proofs
+    ((score_name, proof),) = proved.anchors.proofs.items()
+    assert proof.score <= proof.upper_bound
+    assert proved.anchors.levels == plain.anchors.levels
+    assert list(plain.anchors.scores) == [score_name]
+
+
+@pytest.mark.parametrize("name", ["torchvision-ssd300", "mmdet-faster-rcnn", "detectron2-faster-rcnn", "retinanet"])
+def test_boxes_of_one_size_give_different_anchors_or_a_line_that_says_what_may_do(name: str):
+    detector = load_detector(name)
+    one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [107, 90, 20, 18]}
+    image = {"id": 1, "width": 128, "height": 128, "file_name": "a.png"}
+    data = read_coco({"images": [image], "annotations": [one], "categories": [{"id": 1, "name": "a"}]})
+    fit = fit_for(ResizedInstances.of(data, detector.resize), detector)
+    assert convert_anchors(fit.anchors, detector).text  # which takes no anchor twice
+    assert fit.stock is not None
+    assert fit.score.score > fit.stock.score
+    yolo = load_detector("yolov5")
+    with pytest.raises(FitError, match="yolov5 takes 9 anchors, and the boxes have 1 size: its own may do"):
+        fit_for(ResizedInstances.of(data, yolo.resize), yolo)
+
+
 def test_a_start_is_never_made_worse():
     yolo = load_detector("yolov5")
     instances = part_of("nuclei", yolo.resize, step=40)
@@ -74,7 +101,7 @@ def test_a_start_is_never_made_worse():
 
 def test_a_detector_without_stock_anchors_is_fitted_too(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("base: yolov5\nstrides: [4, 8, 16, 32]\nper_level: 2\nstock: null\n", "utf-8")
+    file.write_text("base: yolov5\nstrides: [4, 8, 16, 32]\nper_level: 2\n", "utf-8")
     mine = load_detector(file)
     fit = fit_for(part_of("nuclei", mine.resize, step=20), mine)
     assert fit.stock is None
@@ -99,10 +126,11 @@ def test_recall_counts_at_the_threshold_of_the_detectors_own_rule():
     assert [objective.on_grid for objective in objectives_of(load_detector("yolov3-darknet"))] == [False]
 
 
-def test_sizes_vary_slower_than_ratios_for_detectron2(tmp_path):
+@pytest.mark.parametrize("base", ["detectron2-retinanet", "effdet-d0"])
+def test_sizes_vary_slower_than_ratios_where_the_framework_has_it_so(tmp_path, base):
     # 2 ratios of one size, then of the next: areas within a size are equal
     file = tmp_path / "two.yaml"
-    file.write_text("base: detectron2-retinanet\nstrides: [16, 32]\nper_level: 4\nscales: 2\nstock: null\n", "utf-8")
+    file.write_text(f"base: {base}\nstrides: [16, 32]\nper_level: 4\nscales: 2\n", "utf-8")
     fit = fit_for(part_of("nuclei", "letterbox:128", step=90), load_detector(file))
     areas = np.array(fit.anchors.levels[0].shapes).prod(axis=1).reshape(2, 2)
     assert np.ptp(areas / areas[:, :1], axis=1).max() < 1e-3
@@ -110,7 +138,7 @@ def test_sizes_vary_slower_than_ratios_for_detectron2(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sample", ["bccd", "nuclei"])
-@pytest.mark.parametrize("name", list(detectors()))
+@pytest.mark.parametrize("name", list(anchor_detectors()))
 def test_every_detector_of_the_catalog_on_every_sample(name: str, sample: str):
     detector = detectors()[name]
     instances = ResizedInstances.of(read_coco(sample_annotations(sample)), detector.resize)

@@ -19,6 +19,7 @@ from detect.fitting.objective import Objective
 )
 def test_the_text_says_utility_and_place(text, on_grid_by_default, expected):
     assert Objective.parse(text, on_grid=on_grid_by_default) == expected
+    assert Objective.parse(str(expected), on_grid=expected.on_grid) == expected
 
 
 @pytest.mark.parametrize("text", ["", "shape:", "grid:shape", "placed:iou", "recall@2", "recall"])

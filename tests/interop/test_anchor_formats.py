@@ -197,6 +197,8 @@ def test_an_unknown_target_is_refused_with_those_that_are_known():
     with pytest.raises(ConvertError, match=re.escape(f"Text formats: {', '.join(FORMATS)}")) as caught:
         convert_anchors(UNEQUAL, "yolov3")
     assert "no detector is named 'yolov3': did you mean" in str(caught.value)
+    with pytest.raises(ConvertError, match=r"tells what to set instead\. Text formats: yolov5, "):
+        convert_anchors(UNEQUAL, "yolov8")
     yolov5 = load_detector("yolov5")
     other = msgspec.structs.replace(yolov5, text=msgspec.structs.replace(yolov5.text, format="x"))
     with pytest.raises(ConvertError, match="yolov5: text format 'x' is not one of"):
