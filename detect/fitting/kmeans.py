@@ -152,7 +152,7 @@ def spread_seeds(
 def require_enough(shapes: Float64[ndarray, "n d"], k: int) -> None:
     """Raise FitError if there are fewer distinct shapes than clusters."""
     if len(shapes) < k:
-        raise FitError(f"{k} clusters need {k} distinct shapes, got {len(shapes)}: fit fewer (-k, --per-level)")
+        raise FitError(f"{k} clusters need {k} distinct shapes, got {len(shapes)}: fit fewer")
 
 
 def sorted_by_area(centers: Centers) -> Centers:

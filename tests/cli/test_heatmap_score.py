@@ -84,7 +84,7 @@ MISTAKES = [
     ("labelled.csv --results found.csv --radius 0", "--radius: expected one number of 0.01 or more"),
     ("labelled.csv --results found.csv --radius 1e9", "--radius: expected at most 100,000, got 1e9"),
     ("labelled.csv --results found.csv --threshold nan", "--threshold: expected a number, got nan"),
-    ("labelled.csv --results found.csv --from boxes --images x", "--from, --images: not for tables of points"),
+    ("labelled.csv --results found.csv --from boxes --images .", "--from, --images: not for tables of points"),
     (
         "labelled.csv --results found.csv --spacing 1 --radius 1um --radius 2um --choose f1",
         "--choose f1: give the one --radius",

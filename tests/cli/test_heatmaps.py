@@ -170,7 +170,7 @@ def test_results_that_cannot_be_used_are_listed_by_their_place_in_the_file(detec
     arguments = ("heatmaps", "score", truth, "--results", path)
     reasons = sorted(each["reason"] for each in detect(*arguments, "--json").json["invalid_results"])
     assert [reason[:8] for reason in reasons] == [f"entry {place} " for place in range(4)]  # NaN is not predicted
-    assert "has 1 keypoints in the truth, this has 2" in reasons[1]
+    assert "has 1 keypoint in the truth, this has 2" in reasons[1]
     result = detect(*arguments, "--findings")
     assert "4 invalid among the results:" in result.out
     assert result.err.count(f"invalid: {path}: ") == 4

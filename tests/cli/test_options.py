@@ -34,7 +34,7 @@ def test_choices_are_what_the_code_offers():
     assert get_args(options.Balance) == BALANCES
     assert tuple(FORMATS) == options.TEXT_FORMATS
     assert get_args(options.ConventionName) == tuple(CONVENTIONS)
-    assert get_args(options.PointSource) == SOURCES
+    assert get_args(options.PointSource) == tuple(SOURCES)
     assert get_args(options.PixelOriginName) == tuple(ORIGIN_SHIFTS)
     assert get_args(options.OrientationName) == ORIENTATIONS
     assert get_args(options.Goal) == GOALS

@@ -295,8 +295,6 @@ def test_mistakes_are_named_with_their_numbers():
         import_head(model, RetinaNetHead(256, 6, num_classes=7), grid)
     with pytest.raises(ValueError, match="2 levels of the backbone for anchors on 5"):
         import_head(model, head, grid, levels=(0, 1))
-    with pytest.raises(ValueError, match="need a RetinaNet or an FCOS of torchvision, got Identity"):
-        import_head(nn.Identity(), head, grid)
     in_training, images = import_head(model, head, grid).train(), [torch.rand(3, 64, 64)]
     with pytest.raises(ValueError, match="targets are missing"):
         in_training(images)
@@ -305,6 +303,12 @@ def test_mistakes_are_named_with_their_numbers():
     fewer = import_head(model, head, grid.select_levels([0, 1, 2]))
     with pytest.raises(ValueError, match="5 feature levels for anchors on 3"):
         fewer.eval()([torch.rand(3, 64, 64)])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_model_of_another_kind_is_named():
+    with pytest.raises(ValueError, match="need a RetinaNet or an FCOS of torchvision, got Identity"):
+        import_head(nn.Identity(), RetinaNetHead(256, 9, num_classes=7), grid_of(torchvision_model().anchor_generator))
 
 
 def on_a_resnet(norm: str | None = None, num_classes: int = 3) -> RetinaNetDetector:

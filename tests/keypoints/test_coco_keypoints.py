@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import ONE_BOX_TEXT, label_folder
+from builders import label_folder
+from coco_files import ONE_BOX_TEXT
 from numpy.testing import assert_allclose, assert_array_equal
 from rods import BALL, ROD, landmarks
 from rods import dataset_of as rods_and_balls
