@@ -26,6 +26,7 @@ MANY_TO_ASSIGN = 40_000
 FITTED = FitOptions(per_level="3", max_strides=4)  # where no anchors are given: each box on a level of about its size
 
 app = typer.Typer(
+    name="anchors",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Anchors: fit, score, compare levels and input sizes, convert.",

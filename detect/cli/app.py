@@ -47,9 +47,8 @@ app = typer.Typer(
     `detect anchors fit instances.json --resize letterbox:640 -o anchors`
     """,
 )
-app.add_typer(anchors.app, name="anchors")
-app.add_typer(backbone.app, name="backbone")
-app.add_typer(heatmaps.app, name="heatmaps")
+for group in (anchors.app, backbone.app, heatmaps.app):
+    app.add_typer(group)
 for each in (advise.advise, evaluate.evaluate, predict.predict, explain.explain, export.export, convert_labels.convert):
     register(app, each)
 app.command()(train.train)  # its options are in its CONFIG

@@ -13,6 +13,7 @@ from detect.cli.inspected import ModelOptions
 from detect.cli.output import note, print_answer, save
 
 app = typer.Typer(
+    name="backbone",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Backbones and detectors: fields of their maps, and their layers.",

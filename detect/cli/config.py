@@ -38,11 +38,13 @@ def register(app: typer.Typer, command: Callable[..., None]) -> None:
             options.append(each.replace(kind=each.KEYWORD_ONLY))
     options.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
 
+    words = " ".join(dict.fromkeys(["detect", app.info.name or "detect", command.__name__]))  # as it is typed
+
     def run(**given: Any) -> None:
         del given["config"]  # its callback has made its fields the defaults
         for name, kind in shared.items():
             given[name] = kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
-        with busy(f"detect {command.__name__}"):
+        with busy(words):
             command(**given)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__

@@ -16,7 +16,10 @@ from detect.cli.options import expert
 from detect.cli.output import numbers, print_answer, reading_bar, save
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Keypoints as heatmaps: targets, their limits, scores."
+    name="heatmaps",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Keypoints as heatmaps: targets, their limits, scores.",
 )
 
 # spelled out, as in options.py

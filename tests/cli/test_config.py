@@ -12,6 +12,7 @@ import yaml
 from builders import commands, part_content, written
 from typer.main import get_command
 
+from detect.cli import config
 from detect.cli.app import app, main
 from detect.cli.config import read_config
 from detect.data import read_coco
@@ -44,6 +45,23 @@ def test_every_command_with_options_takes_a_configuration():
     assert without == {"anchors known", "demo"}
     (own,) = [each for each in COMMANDS["train"].params if each.name == "config"]
     assert own.param_type_name == "argument"  # the whole run is in it
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [("anchors curve", [NUCLEI]), ("backbone features", ["tiny", "a.png"]), ("evaluate", [NUCLEI])],
+)
+def test_what_runs_long_is_named_as_it_is_typed(monkeypatch, line, arguments):
+    named = []
+
+    def busy(what: str) -> Any:
+        named.append(what)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(config, "busy", busy)
+    with pytest.raises(ConfigError, match="enough"):
+        app([*line.split(), *arguments])
+    assert named == [f"detect {line}"]
 
 
 def test_only_fields_that_are_set_become_options(tmp_path):
