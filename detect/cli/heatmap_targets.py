@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from detect.cli.detectors import spread_evenly
-from detect.cli.output import note, print_findings, show
+from detect.cli.output import print_findings, show
 from detect.conventions import ORIGIN_SHIFTS
 from detect.data import CocoDataset
 from detect.data.images import ImageFiles
@@ -153,13 +153,6 @@ def packed_shard(content: Mapping[str, Any], pack: str) -> bytes:
         numbers = {name: torch.from_numpy(value) for name, value in content.items() if name not in texts}
         torch.save({**numbers, **texts}, packed)
     return packed.getvalue()
-
-
-def warn_of_older_shards(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
-    """Warn if the folder holds shards of another run, which a pattern such as targets-*.npz would match too."""
-    older = sorted({path.name for path in folder.glob("targets-*.*")} - {each["file"] for each in files})
-    if older:
-        note(f"warning: {folder} also holds {plural(len(older), 'file')} of another run, such as {older[0]}")
 
 
 def print_index(index: Mapping[str, Any], dataset: CocoDataset) -> None:

@@ -13,7 +13,7 @@ from detect.cli.heatmap_baseline import baseline
 from detect.cli.heatmap_peaks import peaks
 from detect.cli.heatmap_score import score
 from detect.cli.options import expert
-from detect.cli.output import numbers, print_answer, reading_bar, save
+from detect.cli.output import numbers, print_answer, reading_bar, save, warn_of_older
 
 app = typer.Typer(
     name="heatmaps",
@@ -70,7 +70,7 @@ def render(
     occluded points. With --orientation `orientations` are cosine and sine of each drawn point's angle, with axis of twice
     the angle, and NaN if it is unknown.
     """
-    from detect.cli.heatmap_targets import TargetFiles, packed_shard, print_index, warn_of_older_shards
+    from detect.cli.heatmap_targets import TargetFiles, packed_shard, print_index
 
     landmarks = points.read(dataset)
     drawn = {"shape": shape, "blend": blend, "occluded": occluded}
@@ -87,7 +87,7 @@ def render(
     index = targets.index(written)
     if output:
         save(output, {"targets.json": dumps(index, indent=2) + "\n"})
-        warn_of_older_shards(output, written)
+        warn_of_older(output, "targets-*.*", {each["file"] for each in written})
     print_answer(json, lambda: index, lambda: print_index(index, landmarks.dataset))
 
 

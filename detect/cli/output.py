@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -338,6 +338,13 @@ def save(folder: Path, files: Mapping[str, str | bytes], *, quiet: bool = False)
         raise cannot_write(error, folder) from None
     for name in () if quiet else files:
         note(f"wrote {folder / name}")
+
+
+def warn_of_older(folder: Path, pattern: str, names: Collection[str]) -> None:
+    """Warn if the folder also holds files of another run, which a pattern would match too."""
+    older = sorted({path.relative_to(folder).as_posix() for path in folder.glob(pattern)}.difference(names))
+    if older:
+        note(f"warning: {folder} also holds {plural(len(older), 'file')} of another run, such as {older[0]}")
 
 
 def cannot_write(error: OSError, path: Path) -> OutputError:

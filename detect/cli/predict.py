@@ -12,7 +12,7 @@ import typer
 
 from detect.cli.heatmap_peaks import PointFormat
 from detect.cli.options import AsJson, BatchSize, Checkpoint, Confidence, Device, PictureScore, Slice, Turns
-from detect.cli.output import note, print_answer, progress_over, save, show
+from detect.cli.output import note, print_answer, progress_over, save, show, warn_of_older
 from detect.wording import plural
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def _draw(folder: Path, data: DetectionData, marks: ResultMarks, count: int) -> 
         detection_picture(data.files.open(row), marks.predicted(row)).save(stream, "PNG")
         save(folder, {names[row]: stream.getvalue()}, quiet=True)
     note(f"wrote {plural(len(rows), 'picture')} to {folder}")
+    warn_of_older(folder, "**/*.png", {names[row] for row in rows})
 
 
 def picture_names(file_names: Sequence[str]) -> list[str]:

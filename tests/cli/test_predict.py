@@ -55,6 +55,15 @@ def test_results_belong_to_the_images_and_each_has_a_picture(detect, photos, tmp
         assert len({color for _, color in picture.getcolors(2**20)} - {(grey,) * 3 for grey in range(256)}) > 0
 
 
+def test_pictures_of_another_run_are_told(detect, photos, tmp_path, trained):
+    line = ("predict", trained("boxes"), "-o", tmp_path / "out")
+    assert "another run" not in detect(*line, photos).err
+    folder = tmp_path / "out" / "pictures"
+    assert (
+        f"warning: {folder} also holds 2 files of another run, such as b.png\n" in detect(*line, photos / "a.png").err
+    )
+
+
 def test_the_score_of_pictures_is_the_run_s_best_threshold_or_the_usual_one(detect, photos, tmp_path, trained):
     folder = trained("boxes")
     arguments = ("predict", folder, photos, "-o", tmp_path / "out", "--num-pictures", 0)
