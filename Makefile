@@ -30,7 +30,7 @@ lint: $(VENV)/.dev  ## format, lint, types, import layers
 check: $(VENV)/.dev  ## lint and test
 	tools/check
 
-fuzz: $(VENV)/.test  ## damaged input for readers and commands: a quarter of an hour; what fails is kept in fuzz-findings
+fuzz: $(VENV)/.test  ## damaged input for readers and commands: ten minutes; what fails is kept in fuzz-findings
 	-$(INSTALL) --only-binary :all: atheris
 	$(BIN)/python tools/fuzz.py --executions 300000 --seed 0 --jobs 2
 
