@@ -77,11 +77,11 @@ def predict_slide(
         detector = SlideDetector.of(trained, slide, tiles=f"tiles:{tiles or TILES}", device=device)
     except ResizeError:
         raise ConfigError(f"--slice {tiles}: expected SIZE:OVERLAP in pixels: 1024:128") from None
-    note(_way(detector))
-    if trained.config.data.orientation != "none":
-        note("warning: the points of a slide have no angles, those of images have")
     settings = {name: getattr(detector, name) for name in ("tile_px", "overlap_px", "reach", "device")}
     with open_journal(output, identity_of(trained.name, path, settings)) as journal, reading_bar() as on_progress:
+        note(_way(detector))
+        if trained.config.data.orientation != "none":
+            note("warning: the points of a slide have no angles, those of images have")
         if len(journal):
             note(f"going on: {plural(len(journal), 'tile')} done")
         peaks = detector.find(journal=journal, on_progress=on_progress)

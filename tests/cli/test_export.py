@@ -23,7 +23,7 @@ from detect.samples import sample_annotations
 from detect.training.checkpoints import load_detector, read_checkpoint, save_checkpoint
 
 NUCLEI = sample_annotations("nuclei")
-STEPS = 12
+STEPS = 20
 IMAGES = NUCLEI.parent / "images"
 ONE: dict[str, Any] = {"names": {1: "nucleus"}, "threshold": 0.0095}
 
@@ -76,7 +76,7 @@ def learnt(run: Path) -> Path:
     """Train a run's detector for some steps: with scores that are all alike, rounding decides what suppression keeps."""
     trained, checkpoint = load_detector(run), read_checkpoint(run / "best.pt")
     data = DetectionData(read_coco(NUCLEI, keypoints=True), IMAGES, resize="none", channels=trained.channels)
-    batch = collate([data[place] for place in (0, 20)])
+    batch = collate([data[place] for place in range(0, 80, 20)])
     angles = torch.rand(len(batch.keypoints.points), generator=torch.Generator().manual_seed(0))
     model = trained.model.train()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)

@@ -30,11 +30,13 @@ from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 from detect.anchors.anchor_set import AnchorSet
+from detect.cli.terminal import silence_warnings
 from detect.detectors.backbones import build_backbone
 from detect.detectors.onnx import export_onnx
 from detect.detectors.retinanet import RetinaNetDetector
 from detect.heads.postprocess import PostProcess
 
+silence_warnings()  # those of the exporter
 name, folder, pictures = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 opened = [torch.from_numpy(numpy.array(Image.open(each).convert("L")))[None] / 255 for each in pictures]
 images = [opened[0], opened[1], opened[2][:, :96, :64]]
