@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detect.training.checkpoints import TrainedDetector
 
 Task = Literal["boxes", "landmarks"]
-MISSING_SHARE, BEYOND_SHARE = 0.1, 0.5  # of images without a result, and of boxes beyond their image, that are told
+MISSING_SHARE, BEYOND_SHARE = 0.1, 0.5  # warn above these shares: images without a result, boxes beyond their image
 READ_AS = ("bbox", "exif", "ignore_category")  # options of how files are read
 
 
@@ -186,7 +186,7 @@ def _read_marks(path: Path, files: options.DatasetFiles, task: Task | None, **ho
     results = detect.read_results(path, dataset)
     if task is None and any(map(len, results.keypoints)) and np.isnan(results.boxes_xywh).all():
         task, dataset = "landmarks", files.read(**of_points)
-    if not results.invalid:  # which is told, and more likely the cause
+    if not results.invalid:  # they are reported later, and are the likelier cause
         _note_odd(results, dataset)
     landmarks = options.note_angles(detect.coco_keypoints(dataset, **how)) if task == "landmarks" else None
     return ResultMarks(dataset, results, 0.0, landmarks, how["pixel_origin"] if landmarks else "center")

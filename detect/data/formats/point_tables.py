@@ -105,8 +105,8 @@ def _read_labels(labels: LabelBuilder, table: _Table) -> None:
 class PointTable:
     """Points (x, y[, z]) in pixel indices, with images, types and scores, which are 1 if the tables have none.
 
-    ``images`` are names without folder and endings, by which images are told; one without points has a table with a header
-    alone. ``file_rows`` and ``lines`` say where a point stands; ``invalid`` are the rows that cannot be used.
+    ``images`` identifies each image by its name without folder and endings; a table of only a header is an image without
+    points. ``file_rows`` and ``lines`` say where a point stands; ``invalid`` are the rows that cannot be used.
     """
 
     files: tuple[str, ...]
